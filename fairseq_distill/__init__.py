@@ -1,0 +1,24 @@
+"""Distil, cluster and prune speech encoders inside fairseq."""
+
+try:
+    import fairseq as _fairseq  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "fairseq_distill is a plugin for fairseq, which cannot be imported here "
+        f"({error}): pip install 'fairseq-distill[fairseq]', or install the fairseq of your choice"
+    ) from error
+
+from .safe_load import allow_fairseq_types
+
+allow_fairseq_types()
+
+from .compat import repair_hubert_ctc  # noqa: E402
+
+repair_hubert_ctc()
+
+# fairseq scans tasks/ and models/ of a user-dir, but never criterions/, and nothing if the package was imported before
+from . import criterions, models, tasks  # noqa: E402,F401
+from .checkpoints import load_encoder  # noqa: E402
+from .encoder.model import EncoderOutput, SpeechEncoder  # noqa: E402
+
+__all__ = ["EncoderOutput", "SpeechEncoder", "load_encoder"]

@@ -1,0 +1,47 @@
+"""What differs between fairseq 0.12.2 (hydra 1.0) and fairseq's main branch (ve-fairseq, hydra 1.3), and repairs of both.
+
+Each repair says which versions need it, so that it can go when they do.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, Dict
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf, open_dict
+
+from fairseq.models import MODEL_DATACLASS_REGISTRY
+from fairseq.models.hubert.hubert_asr import HubertCtcConfig
+
+
+@dataclass
+class RepairedHubertCtcConfig(HubertCtcConfig):
+    """fairseq main and ve-fairseq 0.12.3: `hubert_ctc` reads `cfg.autoregressive`, which its settings do not have."""
+
+    autoregressive: bool = False
+
+
+def repair_hubert_ctc() -> None:
+    """Make `hubert_ctc` trainable where it is not ("Key 'autoregressive' not in 'HubertCtcConfig'"); 0.12.2 is sound."""
+    if any(f.name == "autoregressive" for f in fields(HubertCtcConfig)):
+        return
+    MODEL_DATACLASS_REGISTRY["hubert_ctc"] = RepairedHubertCtcConfig
+    node = RepairedHubertCtcConfig()
+    node._name = "hubert_ctc"
+    ConfigStore.instance().store(name="hubert_ctc", group="model", node=node, provider="fairseq")
+
+
+def update_run_settings(part: Any, section: str, values: Dict[str, Any]) -> None:
+    """Write resolved settings into the run's own config, so that its checkpoints hold what was used.
+
+    fairseq hands models and tasks a merged copy of their section, which still knows the run's config as its parent.
+
+    Args:
+        part: the copy that fairseq handed over.
+        section: "model" or "task".
+        values: the settings to write.
+    """
+    root = part._get_parent() if OmegaConf.is_config(part) else None
+    for settings in (part, root.get(section) if root is not None else None):
+        if OmegaConf.is_dict(settings):
+            with open_dict(settings):
+                settings.update(values)

@@ -1,0 +1,5 @@
+"""Registered criterions; fairseq does not scan this folder, the package's `__init__` imports it."""
+
+from .speech_distillation import SpeechDistillationCriterion
+
+__all__ = ["SpeechDistillationCriterion"]

@@ -1,0 +1,166 @@
+"""fairseq's FileAudioDataset that skips broken files with a count, up to a limit, instead of crashing in mid-epoch."""
+
+import logging
+import os
+import time
+from typing import Optional, Union
+
+import torch
+from fairseq.data import FileAudioDataset
+
+from fairseq_distill.data.audio_file import BrokenAudio, Fault, read_wave
+from fairseq_distill.data.manifest import check_audio, count_allowed, read_manifest
+from fairseq_distill.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# As fairseq's main branch waits, but only for what time can mend: input/output errors.
+_RETRY_PAUSES = (1, 2)
+_SHOWN_FILES = 5
+_MIN_SAMPLES_ORIGIN = "(task.min_sample_size, or the model's receptive field where that is larger)"
+
+
+class DistillationAudioDataset(FileAudioDataset):
+    """Waves of a manifest; batching, buckets, cropping and padding are FileAudioDataset's, as are other arguments.
+
+    A file that cannot be used comes as `{"id": index, "source": None}`, which fairseq's collater drops. It is warned
+    about once and not tried again. `max_broken` is the fraction of the rows that may be broken, rounded up; one more
+    raises UserError. The flags are shared with DataLoader workers; each process of a distributed run keeps its own.
+    """
+
+    def __init__(self, manifest_path: str, sample_rate: int, max_broken: float = 0.01, **kwargs):
+        super().__init__(manifest_path, sample_rate, **kwargs)
+        self.manifest_path = str(manifest_path)
+        self.max_broken = max_broken
+        self._faults = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+        if self.skipped_indices:
+            logger.warning(
+                f"%s: left out %d of %d rows, which are shorter than %d samples {_MIN_SAMPLES_ORIGIN}",
+                manifest_path,
+                len(self.skipped_indices),
+                len(self.skipped_indices) + len(self),
+                self.min_sample_size,
+            )
+
+    @property
+    def num_broken(self) -> int:
+        """Distinct files found broken so far, in this process and its DataLoader workers."""
+        return int(self._faults.count_nonzero())
+
+    def path(self, index: int) -> str:
+        """The audio file of an index, joined as fairseq joins it."""
+        name = self.fnames[index]
+        name = name if isinstance(self.fnames, list) else name.as_py()
+        return os.path.join(self.root_dir, self.text_compressor.decompress(name))
+
+    def __getitem__(self, index: int) -> dict:
+        """`{"id": index, "source": wave}` with wave (samples,) float32, or source None for a broken file."""
+        if self._faults[index]:
+            return {"id": index, "source": None}
+        try:
+            wave = self._read(index)
+        except BrokenAudio as error:
+            broken = error
+        else:
+            return {"id": index, "source": self.postprocess(wave, self.sample_rate)}
+        self._count_broken(index, broken)  # out of the handler, so that its UserError shows no second traceback
+        return {"id": index, "source": None}
+
+    def collater(self, samples: list) -> dict:
+        """Collate as fairseq does, but put the next good file into a batch of which nothing is left.
+
+        fairseq would repeat its first batch in place of an empty one, count its loss, and fail if that one is empty.
+        An empty list stays an empty batch: it fills up the last round of a distributed epoch.
+        """
+        batch = super().collater(samples)
+        if samples and not batch:
+            batch = super().collater([self._find_stand_in(samples[-1]["id"])])
+        return batch
+
+    def describe_broken(self) -> str:
+        """How many files are broken, of which kinds, and the first few of them."""
+        broken = self._faults.nonzero().flatten().tolist()
+        kinds = [f"{int((self._faults == fault).sum())} {fault.label}" for fault in Fault if fault in self._faults]
+        files = [f"{self.path(i)} ({Fault(int(self._faults[i])).label})" for i in broken[:_SHOWN_FILES]]
+        more = ", ..." if len(broken) > _SHOWN_FILES else ""
+        return f"{len(broken)} of {len(self)} files cannot be used ({', '.join(kinds)}): {', '.join(files)}{more}"
+
+    def _read(self, index: int) -> torch.Tensor:
+        request = (self.path(index), self.sample_rate, int(self.sizes[index]), self.min_sample_size or 0)
+        for pause in _RETRY_PAUSES:
+            try:
+                return read_wave(*request)
+            except BrokenAudio as error:
+                if error.fault != Fault.SYSTEM_ERROR:
+                    raise
+                time.sleep(pause)
+        return read_wave(*request)
+
+    def _count_broken(self, index: int, error: BrokenAudio) -> None:
+        self._faults[index] = int(error.fault)
+        count = self.num_broken
+        logger.warning("skipped %d of %d files so far: %s: %s", count, len(self), self.path(index), error)
+        if count > count_allowed(self.max_broken, len(self)):
+            raise _too_many(f"{self.manifest_path}: {self.describe_broken()}", self.max_broken)
+
+    def _find_stand_in(self, index: int) -> dict:
+        for step in range(1, len(self)):
+            sample = self[(index + step) % len(self)]
+            if sample["source"] is not None:
+                logger.warning("all files of a batch are broken: %s stands in for them", self.path(sample["id"]))
+                return sample
+        raise UserError(f"{self.manifest_path}: no usable file is left: {self.describe_broken()}")
+
+
+def load_audio_dataset(
+    manifest_path: str,
+    *,
+    sample_rate: int,
+    min_sample_size: int,
+    max_sample_size: Optional[int] = None,
+    pad: bool = False,
+    normalize: bool = False,
+    num_buckets: int = 0,
+    max_broken: float = 0.01,
+    shuffle: bool = True,
+    **kwargs,
+) -> DistillationAudioDataset:
+    """Read and check a manifest, then build its dataset; sizes in samples, `kwargs` go to FileAudioDataset.
+
+    Raises UserError for contradictory settings, for what read_manifest refuses, and if more of the checked files than
+    `max_broken` allows are bad; fewer are logged.
+    """
+    if not 0 <= max_broken <= 1:
+        raise UserError(f"task.max_broken={max_broken} must be a fraction from 0 to 1")
+    if num_buckets and not pad:
+        raise UserError(f"task.num_batch_buckets={num_buckets} needs task.enable_padding=true")
+    if max_sample_size is not None and max_sample_size < min_sample_size:
+        raise UserError(
+            f"task.max_sample_size={max_sample_size} crops below the least of {min_sample_size} samples "
+            f"{_MIN_SAMPLES_ORIGIN}"
+        )
+    report = check_audio(read_manifest(manifest_path), sample_rate, min_sample_size)
+    if not report.num_files:
+        raise UserError(f"{manifest_path}: all rows are shorter than {min_sample_size} samples {_MIN_SAMPLES_ORIGIN}")
+    if report.num_bad > count_allowed(max_broken, report.num_checked):
+        raise _too_many(report.describe(), max_broken)
+    logger.log(logging.WARNING if report.num_bad or report.num_stereo else logging.INFO, "%s", report.describe())
+    return DistillationAudioDataset(
+        manifest_path,
+        sample_rate,
+        max_broken,
+        max_sample_size=max_sample_size,
+        min_sample_size=min_sample_size,
+        shuffle=shuffle,
+        pad=pad,
+        normalize=normalize,
+        num_buckets=num_buckets,
+        **kwargs,
+    )
+
+
+def _too_many(report: str, max_broken: float) -> UserError:
+    return UserError(
+        f"{report}\nThat is more than task.max_broken={max_broken:g} allows: repair these files, "
+        "take their rows out of the manifest, or raise task.max_broken"
+    )

@@ -1,0 +1,1 @@
+"""The one network that is teacher and student of every family."""

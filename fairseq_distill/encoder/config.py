@@ -1,0 +1,133 @@
+"""The settings of a speech encoder: fairseq's `HubertConfig` and what the other families and small shapes need."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, List, Mapping, Tuple
+
+from fairseq.models.hubert.hubert import HubertConfig
+
+from .conv_spec import ConvLayer, parse_conv_layers
+
+FAMILIES = ("hubert", "wav2vec2", "data2vec", "wavlm")
+
+
+@dataclass
+class EncoderConfig(HubertConfig):
+    """Everything that fixes the shape and the arithmetic of a `SpeechEncoder`.
+
+    Field names are fairseq's (and Microsoft's for WavLM), so that a checkpoint's own settings are read as they are.
+    """
+
+    label_rate: float = field(
+        default=50.0, metadata={"help": "labels a second in masked prediction; taken from the task where it has labels"}
+    )
+    family: str = field(
+        default="hubert",
+        metadata={
+            "help": "origin of the weights: hubert, wav2vec2, data2vec or wavlm. wav2vec2 and data2vec round the "
+            "length of padded audio to frames by the convolution formula, hubert and wavlm by equal chunks"
+        },
+    )
+    normalize: bool = field(
+        default=False,
+        metadata={"help": "the weights expect every waveform with zero mean and unit variance"},
+    )
+    head_dim: int = field(
+        default=0,
+        metadata={"help": "width of one attention head; 0 = encoder_embed_dim / encoder_attention_heads"},
+    )
+    layer_heads: List[int] = field(
+        default_factory=list,
+        metadata={
+            "help": "attention heads of each layer, 0 = the layer has no attention; empty = encoder_attention_heads "
+            "everywhere"
+        },
+    )
+    layer_ffn_dims: List[int] = field(
+        default_factory=list,
+        metadata={
+            "help": "feed-forward units of each layer, 0 = the layer has no feed-forward; empty = "
+            "encoder_ffn_embed_dim everywhere"
+        },
+    )
+    pos_conv_depth: int = field(
+        default=1,
+        metadata={"help": "number of stacked positional convolutions (data2vec: 5); 1 = one with weight norm"},
+    )
+    conv_pos_batch_norm: bool = field(
+        default=False,
+        metadata={"help": "batch norm instead of weight norm in the positional convolution (models made for bf16)"},
+    )
+    relative_position_embedding: bool = field(
+        default=False, metadata={"help": "WavLM: bias the attention by a learned embedding of the distance"}
+    )
+    num_buckets: int = field(default=320, metadata={"help": "WavLM: number of distances that are told apart"})
+    max_distance: int = field(default=1280, metadata={"help": "WavLM: distance in frames at which the last bucket starts"})
+    gru_rel_pos: bool = field(
+        default=False, metadata={"help": "WavLM: gate the position bias by the layer's input, per head and frame"}
+    )
+
+    @classmethod
+    def from_settings(cls, settings: Any) -> "EncoderConfig":
+        """Make a plain config from a mapping, namespace, DictConfig or dataclass, by field name.
+
+        Settings that an encoder does not have are left out; fields that `settings` lacks keep their default.
+        """
+        known = {}
+        for f in fields(cls):
+            value = settings.get(f.name, None) if isinstance(settings, Mapping) else getattr(settings, f.name, None)
+            if value is None or (isinstance(value, str) and value.startswith("${")):
+                continue
+            if f.name in ("layer_heads", "layer_ffn_dims", "latent_temp"):
+                value = list(value)
+            known[f.name] = getattr(value, "value", value)  # enums of fairseq's choices hold their string
+        return cls(**known)
+
+    @property
+    def conv_layers(self) -> List[ConvLayer]:
+        """The convolution stack as [(channels, kernel, stride), ...]."""
+        return parse_conv_layers(self.conv_feature_layers)
+
+    @property
+    def attention_head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.head_dim or self.encoder_embed_dim // self.encoder_attention_heads
+
+    @property
+    def heads(self) -> List[int]:
+        """Attention heads of each layer; 0 where the layer has no attention."""
+        return list(self.layer_heads) or [self.encoder_attention_heads] * self.encoder_layers
+
+    @property
+    def ffn_dims(self) -> List[int]:
+        """Feed-forward units of each layer; 0 where the layer has no feed-forward."""
+        return list(self.layer_ffn_dims) or [self.encoder_ffn_embed_dim] * self.encoder_layers
+
+    def check(self) -> None:
+        """Raise ValueError, naming the field, where the settings do not describe a network that can be built."""
+        parse_conv_layers(self.conv_feature_layers)
+        choices: Tuple[Tuple[str, Any, tuple], ...] = (
+            ("family", self.family, FAMILIES),
+            ("extractor_mode", str(self.extractor_mode), ("default", "layer_norm")),
+            ("layer_type", str(self.layer_type), ("transformer",)),
+            ("activation_fn", str(self.activation_fn), ("gelu", "relu", "tanh", "linear", "gelu_accurate", "gelu_fast")),
+        )
+        for name, value, allowed in choices:
+            if value not in allowed:
+                raise ValueError(f"{name}={value} is not supported; supported: {', '.join(allowed)}")
+        for name in ("encoder_layers", "encoder_embed_dim", "encoder_attention_heads", "conv_pos", "conv_pos_groups"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if not self.head_dim and self.encoder_embed_dim % self.encoder_attention_heads:
+            raise ValueError(
+                f"encoder_embed_dim={self.encoder_embed_dim} is not a multiple of "
+                f"encoder_attention_heads={self.encoder_attention_heads}; set head_dim"
+            )
+        if self.encoder_embed_dim % self.conv_pos_groups:
+            raise ValueError(
+                f"encoder_embed_dim={self.encoder_embed_dim} is not a multiple of conv_pos_groups={self.conv_pos_groups}"
+            )
+        for name, values in (("layer_heads", self.layer_heads), ("layer_ffn_dims", self.layer_ffn_dims)):
+            if values and len(values) != self.encoder_layers:
+                raise ValueError(f"{name} has {len(values)} entries for encoder_layers={self.encoder_layers}")
+            if any(v < 0 for v in values):
+                raise ValueError(f"{name} has a negative entry: {list(values)}")

@@ -1,0 +1,138 @@
+"""The two convolutions of a speech encoder: waveform to frames, and positions."""
+
+import math
+from typing import Optional
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import EncoderConfig
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of (batch, channels, frames); its weights carry fairseq's name `1`."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.add_module("1", nn.LayerNorm(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._modules["1"](x.transpose(1, 2)).transpose(1, 2)
+
+
+class ConvBlock(nn.Module):
+    """Convolution, norm or none, GELU. Children carry fairseq's numbers: `0` the convolution, `2` the norm."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, bias: bool, norm: Optional[nn.Module]):
+        super().__init__()
+        conv = nn.Conv1d(in_channels, channels, kernel, stride=stride, bias=bias)
+        nn.init.kaiming_normal_(conv.weight)
+        self.add_module("0", conv)
+        self.add_module("2", norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self._modules["0"](x)
+        if self._modules["2"] is not None:
+            x = self._modules["2"](x)
+        return F.gelu(x)
+
+
+class ConvFeatureExtractor(nn.Module):
+    """Waveform (batch, samples) to frames (batch, channels, frames).
+
+    `extractor_mode` "default" normalises once, per channel over time, after the first convolution; "layer_norm"
+    normalises over channels after every convolution. wav2vec 2.0 (2006.11477), section 2.
+    """
+
+    def __init__(self, cfg: EncoderConfig):
+        super().__init__()
+        self.conv_layers = nn.ModuleList()
+        in_channels = 1
+        for index, (channels, kernel, stride) in enumerate(cfg.conv_layers):
+            norm: Optional[nn.Module] = None
+            if cfg.extractor_mode == "layer_norm":
+                norm = ChannelNorm(channels)
+            elif index == 0:
+                norm = nn.GroupNorm(channels, channels)
+            self.conv_layers.append(ConvBlock(in_channels, channels, kernel, stride, cfg.conv_bias, norm))
+            in_channels = channels
+
+    def forward(self, source: Tensor) -> Tensor:
+        x = source.unsqueeze(1)
+        for layer in self.conv_layers:
+            x = layer(x)
+        return x
+
+
+class WeightNormConv(nn.Module):
+    """1-d convolution with the weight norm of fairseq's positional convolution (one norm per kernel position).
+
+    torch's own weight norm hooks into `forward`, which can be neither deep-copied nor exported; this one computes the
+    weight where it is used. Parameters: `weight_g` (1, 1, kernel), `weight_v` (channels, channels / groups, kernel).
+    """
+
+    def __init__(self, channels: int, kernel: int, groups: int):
+        super().__init__()
+        self.kernel, self.groups = kernel, groups
+        self.weight_v = nn.Parameter(torch.empty(channels, channels // groups, kernel))
+        nn.init.normal_(self.weight_v, std=math.sqrt(4 / (kernel * channels)))
+        self.weight_g = nn.Parameter(self.weight_v.detach().norm(dim=(0, 1), keepdim=True))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # in float32: the norm runs over channels * channels / groups values, too many for half precision
+        weight = self.weight_v.float() * (self.weight_g.float() / self.weight_v.float().norm(dim=(0, 1), keepdim=True))
+        return F.conv1d(x, weight.to(x.dtype), self.bias, padding=self.kernel // 2, groups=self.groups)
+
+
+class PositionalConv(nn.Module):
+    """Relative positions by one grouped convolution and GELU: (batch, width, frames) to the same shape.
+
+    Children carry fairseq's numbers: `0` the convolution, or `0` a batch norm and `1` the convolution.
+    """
+
+    def __init__(self, cfg: EncoderConfig):
+        super().__init__()
+        width, kernel, groups = cfg.encoder_embed_dim, cfg.conv_pos, cfg.conv_pos_groups
+        self.batch_norm = cfg.conv_pos_batch_norm
+        if self.batch_norm:
+            conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+            nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel * width)))
+            nn.init.zeros_(conv.bias)
+            self.add_module("0", nn.BatchNorm1d(width))
+            self.add_module("1", conv)
+        else:
+            self.add_module("0", WeightNormConv(width, kernel, groups))
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.size(2)
+        x = self._modules["0"](x)
+        if self.batch_norm:
+            x = self._modules["1"](x)
+        return F.gelu(x[:, :, :frames])  # an even kernel makes one frame too many
+
+
+class StackedPositionalConv(nn.ModuleList):
+    """data2vec's positions: several short convolutions, each followed by a LayerNorm without weights and GELU."""
+
+    def __init__(self, cfg: EncoderConfig):
+        kernel = max(3, cfg.conv_pos // cfg.pos_conv_depth)
+        width = cfg.encoder_embed_dim
+        super().__init__(
+            nn.Sequential(nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=cfg.conv_pos_groups))
+            for _ in range(cfg.pos_conv_depth)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.size(2)
+        for conv in self:
+            x = conv(x)[:, :, :frames].transpose(1, 2)
+            x = F.gelu(F.layer_norm(x, x.shape[-1:])).transpose(1, 2)
+        return x
+
+
+def build_positional_conv(cfg: EncoderConfig) -> nn.Module:
+    """The positional convolution that `cfg` asks for."""
+    return StackedPositionalConv(cfg) if cfg.pos_conv_depth > 1 else PositionalConv(cfg)

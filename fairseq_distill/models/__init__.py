@@ -1,0 +1,5 @@
+"""Registered models; fairseq imports every plain file in this folder."""
+
+from .speech_student import SpeechStudent
+
+__all__ = ["SpeechStudent"]

@@ -1,0 +1,146 @@
+"""The registered model `speech_student`: a speech encoder of any shape, with heads while it is distilled."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any, List, NamedTuple, Optional
+
+from torch import Tensor
+
+from fairseq.dataclass import ChoiceEnum
+from fairseq.models import register_model
+
+from ..checkpoints import read_checkpoint
+from ..compat import update_run_settings
+from ..distillation.groups import Layer, get_layer, layers_to_run, parse_groups
+from ..distillation.heads import HEADS, build_heads
+from ..distillation.initialization import LIKE_INIT, copy_weights, shape_like
+from ..encoder.config import EncoderConfig
+from ..encoder.model import SpeechEncoder
+from ..paths import find_file
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SpeechStudentConfig(EncoderConfig):
+    """An encoder, what it starts from, and its heads."""
+
+    init: str = field(
+        default="",
+        metadata={
+            "help": "checkpoint to start from (teacher, student, anything that loads): each part that fits is copied; "
+            "empty = from scratch"
+        },
+    )
+    like_init: ChoiceEnum(LIKE_INIT) = field(
+        default="none",
+        metadata={
+            "help": "what the shape takes over from model.init: none; front = the convolution stack; layers = also kind "
+            "and widths of the layers; all = the depth too"
+        },
+    )
+    init_layers: List[int] = field(
+        default_factory=list,
+        metadata={"help": "layers of model.init, from 1, that the student's layers start as; empty = the first ones"},
+    )
+    prediction_head: ChoiceEnum(list(HEADS)) = field(
+        default="linear",
+        metadata={
+            "help": "linear = one Linear per group (identity at the start where square); split = DistilHuBERT's "
+            "Linear-GELU-Linear, for criterion.predict_from=last"
+        },
+    )
+    prediction_groups: str = field(
+        default="", metadata={"help": "groups of teacher layers with a head each; the task writes it from criterion.groups"}
+    )
+    prediction_layers: str = field(
+        default="",
+        metadata={"help": "student layer that each group is predicted from, empty = the last; the task writes it"},
+    )
+    prediction_dim: int = field(default=0, metadata={"help": "width of the teacher; the task writes it"})
+
+
+class StudentPredictions(NamedTuple):
+    """One prediction (batch, frames, teacher width) per group, and the frames that are padding or None."""
+
+    values: List[Tensor]
+    padding_mask: Optional[Tensor]
+
+
+@register_model("speech_student", dataclass=SpeechStudentConfig)
+class SpeechStudent(SpeechEncoder):
+    """A `SpeechEncoder`, hence a fairseq `HubertModel`; the heads are there only where a distillation task set groups."""
+
+    def __init__(self, cfg: SpeechStudentConfig, task_cfg: Any = None, dictionaries=()):
+        super().__init__(EncoderConfig.from_settings(cfg), task_cfg, dictionaries)
+        self.predictions = 0
+        self.prediction_layers: List[Layer] = []
+        self.prediction_head = None
+        if cfg.prediction_groups:
+            groups = parse_groups(cfg.prediction_groups, depth=10_000)  # the teacher's depth was checked by the task
+            self.predictions = len(groups)
+            if cfg.prediction_layers:
+                self.prediction_layers = [layer for (layer,) in parse_groups(cfg.prediction_layers, self.depth)]
+            self.prediction_head = build_heads(
+                str(getattr(cfg.prediction_head, "value", cfg.prediction_head)),
+                cfg.encoder_embed_dim,
+                cfg.prediction_dim,
+                len(groups),
+            )
+
+    @classmethod
+    def build_model(cls, cfg: SpeechStudentConfig, task: Any) -> "SpeechStudent":
+        """Build a student for a fairseq task: shape and weights from `model.init` where that is set.
+
+        What was taken over is written into the run's settings and `init` is emptied there: the student's own checkpoint
+        needs no other file.
+        """
+        settings = {"normalize": bool(getattr(task.cfg, "normalize", False))}
+        label_rate = getattr(task.cfg, "label_rate", None)
+        if label_rate and label_rate > 0:
+            settings["label_rate"] = label_rate
+        checkpoint, init_layers = None, list(cfg.init_layers)
+        if cfg.init:
+            checkpoint = read_checkpoint(find_file(cfg.init, "model.init"))
+            like = str(getattr(cfg.like_init, "value", cfg.like_init))
+            shape = shape_like(checkpoint.config, like, cfg.encoder_layers, init_layers)
+            settings = {**shape, **settings, "init": "", "like_init": "none", "init_layers": []}
+        update_run_settings(cfg, "model", settings)
+        # tasks without frame labels have no dictionaries in their state
+        model = cls(cfg, task.cfg, getattr(task.state, "dictionaries", ()))
+        if checkpoint is not None:
+            copy_weights(model, checkpoint, init_layers)
+        return model
+
+    def forward(self, source: Tensor, padding_mask: Optional[Tensor] = None, predict: bool = False, **options: Any):
+        """With `predict`, the predictions of teacher layers; otherwise as `SpeechEncoder.forward`.
+
+        Args:
+            source: (batch, samples) waves.
+            padding_mask: (batch, samples) bool, True = padding.
+        """
+        if not predict:
+            return super().forward(source, padding_mask=padding_mask, **options)
+        if self.prediction_layers:
+            layers = layers_to_run([self.prediction_layers])
+            output = self.encode(source, padding_mask, layers)
+            hidden = [get_layer(output, layer) for layer in self.prediction_layers]
+        else:
+            output = self.encode(source, padding_mask, {self.depth})
+            hidden = [output.x] * self.predictions
+        return StudentPredictions(self.prediction_head(hidden), output.padding_mask)
+
+    def freeze_unreached(self) -> None:
+        """Take what distillation does not reach out of training: the mask embedding, and a final norm behind all taps.
+
+        Parameters without gradient stop DistributedDataParallel.
+        """
+        self.mask_emb.requires_grad_(False)
+        if self.prediction_layers and self.encoder.layer_norm_first:
+            self.encoder.layer_norm.requires_grad_(False)
+
+    def remove_pretraining_modules(self) -> None:
+        """Drop what fine-tuning does not need: fairseq's masked prediction and the heads."""
+        super().remove_pretraining_modules()
+        self.prediction_head = None
+

@@ -1,0 +1,183 @@
+"""The registered task `speech_distillation`: audio without labels, and a teacher that is loaded when first needed."""
+
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import Any, List, Optional, Sequence
+
+import torch
+from omegaconf import MISSING, OmegaConf
+
+from fairseq.dataclass import ChoiceEnum
+from fairseq.tasks import register_task
+from fairseq.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask
+
+from ..checkpoints import EncoderCheckpoint, read_checkpoint
+from ..compat import update_run_settings
+from ..criterions.speech_distillation import SpeechDistillationCriterionConfig
+from ..data.audio_dataset import load_audio_dataset
+from ..distillation.groups import describe_groups, format_groups, match_student_layers, parse_groups
+from ..distillation.teacher import Targets, Teacher
+from ..encoder.conv_spec import parse_conv_layers, receptive_field, total_stride
+from ..errors import UserError
+from ..paths import find_file, make_absolute
+
+logger = logging.getLogger(__name__)
+
+TEACHER_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "student": None}
+
+
+@dataclass
+class SpeechDistillationConfig(AudioPretrainingConfig):
+    """fairseq's audio task (data, enable_padding, max_sample_size, num_batch_buckets, ...) and a teacher."""
+
+    teacher: Any = field(
+        default=MISSING,
+        metadata={
+            "help": "checkpoint of the teacher: HuBERT, wav2vec 2.0, data2vec, WavLM or one of our students, as released; "
+            "several, separated by commas, are averaged"
+        },
+    )
+    normalize: Optional[bool] = field(
+        default=None,
+        metadata={"help": "zero mean and unit variance per wave; empty = as the teacher was trained"},
+    )
+    teacher_dtype: ChoiceEnum(list(TEACHER_DTYPES)) = field(
+        default="float32",
+        metadata={"help": "precision the teacher runs in; student = that of the run (half precision with common.fp16)"},
+    )
+    max_broken: float = field(
+        default=0.01,
+        metadata={"help": "fraction of a set's files that may be unreadable before the run stops; they are skipped"},
+    )
+
+
+@register_task("speech_distillation", dataclass=SpeechDistillationConfig)
+class SpeechDistillationTask(AudioPretrainingTask):
+    """Batches of waves, and targets for them from the teacher.
+
+    Loading a student (for inference or fine-tuning) sets this task up without touching the teacher's file.
+    """
+
+    cfg: SpeechDistillationConfig
+
+    def __init__(self, cfg: SpeechDistillationConfig):
+        super().__init__(cfg)
+        self._teacher: Optional[Teacher] = None
+        self.min_samples = 1
+
+    @property
+    def source_dictionary(self) -> None:
+        """Fine-tuning models ask; there is none."""
+        return None
+
+    @property
+    def target_dictionary(self) -> None:
+        """There are no labels."""
+        return None
+
+    def load_dataset(self, split: str, task_cfg: Any = None, **kwargs: Any) -> None:
+        """Load the manifest DATA/SPLIT.tsv; what is broken in it is reported, skipped and counted."""
+        cfg = task_cfg or self.cfg
+        self.datasets[split] = load_audio_dataset(
+            os.path.join(make_absolute(cfg.data), f"{split}.tsv"),
+            sample_rate=cfg.sample_rate,
+            max_sample_size=cfg.max_sample_size,
+            min_sample_size=max(cfg.min_sample_size or 0, self.min_samples),
+            pad=cfg.enable_padding,
+            normalize=bool(cfg.normalize),
+            num_buckets=cfg.num_batch_buckets or int(cfg.tpu),
+            max_broken=cfg.max_broken,
+        )
+
+    def build_model(self, model_cfg: Any, from_checkpoint: bool = False):
+        """Build the student; in a new run, fit its heads and its data to the teacher first."""
+        if not from_checkpoint:
+            self._fit_to_teacher(model_cfg)
+        model = super().build_model(model_cfg, from_checkpoint)
+        self.min_samples = receptive_field(parse_conv_layers(model.cfg.conv_feature_layers))
+        if not from_checkpoint:
+            model.freeze_unreached()
+            self._check_strides(model.cfg.conv_feature_layers)
+        return model
+
+    def compute_targets(self, source: torch.Tensor, padding_mask: Optional[torch.Tensor] = None) -> Targets:
+        """Targets of a batch of waves (batch, samples); loads the teacher the first time."""
+        if self._teacher is None:
+            dtype = TEACHER_DTYPES[str(getattr(self.cfg.teacher_dtype, "value", self.cfg.teacher_dtype))]
+            self._teacher = Teacher(self.teacher_paths(), self.groups, dtype)
+        return self._teacher.compute_targets(source, padding_mask)
+
+    def teacher_paths(self) -> List[str]:
+        """Absolute paths of the teachers' checkpoints."""
+        given = self.cfg.teacher
+        paths = given.split(",") if isinstance(given, str) else list(given)
+        return [find_file(path.strip(), "task.teacher") for path in paths]
+
+    def _fit_to_teacher(self, model_cfg: Any) -> None:
+        teachers = [read_checkpoint(path) for path in self.teacher_paths()]
+        self._teacher_checkpoints = teachers
+        first = teachers[0].config
+        for teacher in teachers[1:]:
+            _check_same(teachers[0], teacher)
+        self._settle_normalisation(model_cfg, teachers)
+        criterion = OmegaConf.merge(SpeechDistillationCriterionConfig(), _criterion_settings(model_cfg))
+        depth = min(t.config.encoder_layers for t in teachers)
+        self.groups = parse_groups(criterion.groups, depth)
+        student_layers: Sequence[Any] = []
+        if str(getattr(criterion.predict_from, "value", criterion.predict_from)) == "layers":
+            student_layers = match_student_layers(self.groups, self._student_depth(model_cfg), depth)
+        logger.info(f"teacher layers and what predicts them: {describe_groups(self.groups, student_layers)}")
+        settings = {
+            "prediction_groups": format_groups(self.groups),
+            "prediction_layers": format_groups([[layer] for layer in student_layers]) if student_layers else "",
+            "prediction_dim": first.encoder_embed_dim,
+        }
+        update_run_settings(model_cfg, "model", settings)
+
+    def _settle_normalisation(self, model_cfg: Any, teachers: Sequence[EncoderCheckpoint]) -> None:
+        wanted = teachers[0].config.normalize
+        if self.cfg.normalize is not None and bool(self.cfg.normalize) != wanted:
+            raise UserError(
+                f"task.normalize={self.cfg.normalize}, but {teachers[0].path} was trained with normalize={wanted}: "
+                "leave task.normalize out"
+            )
+        rate = teachers[0].sample_rate
+        if self.cfg.sample_rate != rate:
+            raise UserError(f"task.sample_rate={self.cfg.sample_rate}, but {teachers[0].path} was trained at {rate} Hz")
+        self.cfg.normalize = wanted
+        update_run_settings(model_cfg, "task", {"normalize": wanted})
+
+    def _student_depth(self, model_cfg: Any) -> int:
+        if str(model_cfg.get("like_init", "none")) == "all":
+            return read_checkpoint(find_file(model_cfg.init, "model.init")).config.encoder_layers
+        return model_cfg.get("encoder_layers", 12)
+
+    def _check_strides(self, student_spec: str) -> None:
+        student = total_stride(parse_conv_layers(student_spec))
+        for teacher in self._teacher_checkpoints:
+            stride = total_stride(teacher.config.conv_layers)
+            if stride != student:
+                raise UserError(
+                    f"the student makes a frame every {student} samples, {teacher.path} every {stride}: give "
+                    "model.conv_feature_layers strides with the same product"
+                )
+
+
+def _criterion_settings(model_cfg: Any) -> Any:
+    """The criterion's section of the run that `model_cfg` belongs to, without its name."""
+    root = model_cfg._get_parent() if OmegaConf.is_config(model_cfg) else None
+    section = root.get("criterion") if root is not None else None
+    if not OmegaConf.is_dict(section):
+        return {}
+    return {key: section[key] for key in section if key in SpeechDistillationCriterionConfig.__dataclass_fields__}
+
+
+def _check_same(one: EncoderCheckpoint, other: EncoderCheckpoint) -> None:
+    """Teachers are averaged: what their averages need in common."""
+    for name in ("encoder_embed_dim", "normalize"):
+        if getattr(one.config, name) != getattr(other.config, name):
+            raise UserError(
+                f"task.teacher: {one.path} has {name}={getattr(one.config, name)}, {other.path} has "
+                f"{getattr(other.config, name)}; teachers that are averaged need the same"
+            )
