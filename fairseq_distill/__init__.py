@@ -12,9 +12,9 @@ from .safe_load import allow_fairseq_types
 
 allow_fairseq_types()
 
-from .compat import repair_hubert_ctc  # noqa: E402
+from .compat import repair_fairseq  # noqa: E402
 
-repair_hubert_ctc()
+repair_fairseq()
 
 # fairseq scans tasks/ and models/ of a user-dir, but never criterions/, and nothing if the package was imported before
 from . import criterions, models, tasks  # noqa: E402,F401

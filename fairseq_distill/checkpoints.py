@@ -10,24 +10,24 @@
 """
 
 import logging
-from argparse import Namespace
-from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from dataclasses import dataclass, field, fields
+from typing import Any, Dict, List, Mapping, Tuple
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from .encoder.config import EncoderConfig
 from .encoder.model import SpeechEncoder
 from .errors import UserError
-from .safe_load import PathLike, read_pickled
+from .safe_load import PathLike, read_pickled, to_plain
 
 logger = logging.getLogger(__name__)
 
 # fairseq's names of models -> whose arithmetic they follow; our own students say so in their settings
-_FAMILIES = {"hubert": "hubert", "wav2vec2": "wav2vec2", "data2vec_audio": "data2vec", "speech_student": None}
+_FAMILIES = {"hubert": "hubert", "wav2vec2": "wav2vec2", "data2vec_audio": "data2vec", "wavlm": "wavlm", "speech_student": ""}
 _FINE_TUNED_PREFIXES = ("w2v_encoder.w2v_model.", "encoder.w2v_model.")
+# parts that an encoder has whole: a weight in them that it has no place for means that the settings are not the file's
+_OWN_PARTS = ("encoder.layers.", "encoder.pos_conv.", "encoder.layer_norm.", "feature_extractor.", "post_extract_proj.")
 
 
 @dataclass
@@ -40,6 +40,7 @@ class EncoderCheckpoint:
         config: the encoder's settings.
         weights: state dict of the file with the encoder's names, still with what an encoder does not need.
         sample_rate: in Hz, of the audio it was trained on.
+        others: what else stands among the file's weights, with its number of tensors (data2vec's moving average).
     """
 
     path: PathLike
@@ -47,6 +48,7 @@ class EncoderCheckpoint:
     config: EncoderConfig
     weights: Dict[str, Tensor]
     sample_rate: int
+    others: Dict[str, int] = field(default_factory=dict)
 
     def describe(self) -> str:
         """One line for the log."""
@@ -62,17 +64,22 @@ def load_encoder(path: PathLike) -> SpeechEncoder:
         path: a file of HuBERT, wav2vec 2.0, data2vec audio (each also fine-tuned), WavLM or a student of ours.
 
     Returns:
-        `SpeechEncoder`; call it with waves (batch, samples) at 16 kHz.
+        `SpeechEncoder`; call it with waves (batch, samples) at 16 kHz. float32 weights stay mapped from the file, so
+        replace a file that is in use by renaming another onto it, as fairseq does.
 
     Raises:
         UserError: the file cannot be read or is refused, its architecture is unknown, a weight is missing or misshapen.
     """
     checkpoint = read_checkpoint(path)
-    with torch.device("meta"):  # no memory and no time for weights that the file is about to give
-        encoder = SpeechEncoder(checkpoint.config)
+    try:
+        with torch.device("meta"):  # no memory and no time for weights that the file is about to give
+            encoder = SpeechEncoder(checkpoint.config)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path}: its settings describe no network that can be built: {error}") from error
     weights, dropped = select_weights(checkpoint, encoder)
+    weights = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
     # torch's own method: fairseq's does not know `assign`, which takes the file's tensors as they are
-    nn.Module.load_state_dict(encoder, {key: value.float() for key, value in weights.items()}, assign=True)
+    nn.Module.load_state_dict(encoder, weights, assign=True)
     logger.info(f"loaded {checkpoint.describe()}; left out: {', '.join(dropped) or 'nothing'}")
     encoder.normalize_input = checkpoint.config.normalize
     return encoder.eval()
@@ -85,25 +92,20 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
         UserError: the file cannot be read or is refused, or what it holds is no supported speech encoder.
     """
     state = read_pickled(path)
-    if not isinstance(state, Mapping) or not isinstance(state.get("model"), Mapping):
-        found = ", ".join(map(str, list(state)[:8])) if isinstance(state, Mapping) else type(state).__name__
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        found = f"holds: {', '.join(map(str, list(state)[:8]))}" if isinstance(state, dict) else f"is a {type(state).__name__}"
         raise UserError(
-            f"{path} is no fairseq or WavLM checkpoint: it should hold 'model' with 'cfg' or 'args', but holds: {found}"
+            f"{path} is no fairseq or WavLM checkpoint, which holds 'model' with 'cfg' or 'args'; this one {found}"
         )
-    model, task, weights = _find_settings(path, state)
-    name = _find_name(path, model, weights)
-    family = "wavlm" if name == "wavlm" else _FAMILIES[name]
+    weights, others = _collect_tensors(state["model"])
     try:
-        config = EncoderConfig.from_settings(model)
-        config.family = family or config.family
-        if name != "speech_student":
-            config.normalize = bool(task.get("normalize") or False)
-        config.check()
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: settings of {name} that are not supported: {error}") from error
-    if model.get("quantize_input"):
-        raise UserError(f"{path}: wav2vec 2.0 with quantize_input is not supported")
-    return EncoderCheckpoint(path, name, config, weights, int(task.get("sample_rate") or 16_000))
+        model, task, weights = _find_settings(path, state, weights)
+        name = _find_name(path, model, weights)
+        config = _make_config(name, model, task)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be used: {error}") from error
+    _check_depth(path, config, weights)
+    return EncoderCheckpoint(path, name, config, weights, int(task.get("sample_rate") or 16_000), others)
 
 
 def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tuple[Dict[str, Tensor], List[str]]:
@@ -113,64 +115,72 @@ def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tup
         (state dict, names of what was left out, each module once with its number of tensors).
 
     Raises:
-        UserError: a weight is missing or has another shape; the message names all of the first few.
+        UserError: a weight is missing or has another shape, or the file has more in the parts that an encoder is made
+            of; the message names the first few.
     """
-    theirs = dict(checkpoint.weights)
-    # Microsoft keeps the shared position bias in layer 0, see TransformerEncoder
-    moved = theirs.pop("encoder.layers.0.self_attn.relative_attention_bias.weight", None)
-    if moved is not None:
-        theirs["encoder.relative_attention_bias.weight"] = moved
-    wanted = encoder.state_dict()
+    theirs, wanted = checkpoint.weights, encoder.state_dict()
     problems = []
     for key, value in wanted.items():
         if key not in theirs:
             problems.append(f"{key} is missing")
         elif theirs[key].shape != value.shape:
             problems.append(f"{key} is {tuple(theirs[key].shape)}, its settings say {tuple(value.shape)}")
+    left_out = dict(checkpoint.others)
+    for key in theirs.keys() - wanted.keys():
+        if key.startswith(_OWN_PARTS):
+            problems.append(f"{key} has no place in these settings")
+        parts = key.split(".")
+        module = ".".join(parts[: 2 if parts[0] in ("encoder", "w2v_encoder") else 1])
+        left_out[module] = left_out.get(module, 0) + 1
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise UserError(f"{checkpoint.path}: the weights do not fit the settings of {checkpoint.name}: {shown}")
-    left_out: Dict[str, int] = {}
-    for key in theirs.keys() - wanted.keys():
-        left_out[key.split(".")[0]] = left_out.get(key.split(".")[0], 0) + 1
-    return {key: theirs[key] for key in wanted}, [f"{name} ({n})" for name, n in sorted(left_out.items())]
+    return {key: theirs[key] for key in wanted}, [f"{module} ({n})" for module, n in sorted(left_out.items())]
 
 
-def _find_settings(path: PathLike, state: Mapping) -> Tuple[Dict, Dict, Dict[str, Tensor]]:
+def _collect_tensors(model: Mapping) -> Tuple[Dict[str, Tensor], Dict[str, int]]:
+    """(tensors with the encoder's names, number of tensors of each entry that is no tensor but a collection of them)."""
+    weights, others = {}, {}
+    for key, value in model.items():
+        if isinstance(value, Tensor):
+            weights[key] = value.detach()  # without what a pickle may hang on a tensor: hooks, attributes
+        elif isinstance(value, dict):
+            others[key] = len(value)
+    return weights, others
+
+
+def _find_settings(path: PathLike, state: Mapping, weights: Dict[str, Tensor]) -> Tuple[Dict, Dict, Dict[str, Tensor]]:
     """(model settings, task settings, weights) of the encoder, out of the fine-tuned model around it if there is one."""
-    weights = dict(state["model"])
-    cfg, args = _to_dict(state.get("cfg")), _to_dict(state.get("args"))
-    if cfg is not None and "model" not in cfg:  # Microsoft's: flat, and the task's settings among the model's
-        return {"_name": "wavlm", **cfg}, cfg, weights
-    model, task = _split(cfg, args)
-    if model is None:
+    cfg, args = to_plain(state.get("cfg")), to_plain(state.get("args"))
+    if cfg and "model" not in cfg:  # Microsoft's: flat, and the task's settings among the model's
+        return {"_name": "wavlm", **cfg}, cfg, _move_position_bias(weights)
+    if not cfg and not args:
         raise UserError(f"{path} holds neither 'cfg' nor 'args': fairseq did not write it, or its settings were removed")
-    prefix = next((p for p in _FINE_TUNED_PREFIXES if any(k.startswith(p) for k in weights)), None)
+    model, task = _split(cfg or args)
+    prefix = next((p for p in _FINE_TUNED_PREFIXES if any(key.startswith(p) for key in weights)), None)
     if prefix is None:
         return model, task, weights
-    inner = _to_dict(model.get("w2v_args"))
-    if inner is None:
+    if not model.get("w2v_args"):
         raise UserError(
             f"{path} is fine-tuned but lacks the settings of the encoder inside it (model.w2v_args): "
             "give the pretrained checkpoint instead"
         )
-    inner_model, inner_task = _split(inner, inner) if "model" in inner else _split(None, inner)
-    return inner_model, inner_task, {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+    inner, inner_task = _split(model["w2v_args"])
+    if model.get("layer_type"):  # fairseq adds adapters (MMS) to the encoder that it fine-tunes
+        inner = {**inner, "layer_type": model["layer_type"]}
+    return inner, inner_task, {k[len(prefix) :] if k.startswith(prefix) else k: v for k, v in weights.items()}
 
 
-def _split(cfg: Optional[Dict], args: Optional[Dict]) -> Tuple[Optional[Dict], Dict]:
+def _split(settings: Dict) -> Tuple[Dict, Dict]:
     """(model settings, task settings): two sections in the hydra era, one namespace for all in the argparse era."""
-    if cfg is not None and "model" in cfg:
-        return _to_dict(cfg["model"]) or {}, _to_dict(cfg.get("task")) or {}
-    return args, args or {}
+    if isinstance(settings.get("model"), dict):
+        return settings["model"], settings.get("task") or {}
+    return settings, settings
 
 
-def _to_dict(settings: Any) -> Optional[Dict]:
-    if settings is None:
-        return None
-    if OmegaConf.is_config(settings):
-        return OmegaConf.to_container(settings, resolve=False, enum_to_str=True)
-    return dict(vars(settings)) if isinstance(settings, Namespace) else dict(settings)
+def _move_position_bias(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """Microsoft keeps the position bias that all layers share in layer 0, see `TransformerEncoder`."""
+    return {key.replace("layers.0.self_attn.relative_attention_bias", "relative_attention_bias"): weights[key] for key in weights}
 
 
 def _find_name(path: PathLike, model: Mapping, weights: Mapping) -> str:
@@ -180,9 +190,37 @@ def _find_name(path: PathLike, model: Mapping, weights: Mapping) -> str:
             name = "hubert"
         elif any(key.startswith("quantizer.") for key in weights):
             name = "wav2vec2"
-    if name not in _FAMILIES and name != "wavlm":
+    if name not in _FAMILIES:
         raise UserError(
-            f"{path}: architecture {name!r} is not supported; supported: {', '.join(_FAMILIES)}, WavLM as Microsoft "
-            "ships it, and hubert_ctc or wav2vec_ctc models fine-tuned from these"
+            f"{path}: architecture {name!r} is not supported; supported: {', '.join(_FAMILIES)} (Microsoft's files), "
+            "and hubert_ctc, wav2vec_ctc or wav2vec_seq2seq models fine-tuned from these"
         )
     return name
+
+
+def _make_config(name: str, model: Mapping, task: Mapping) -> EncoderConfig:
+    """The encoder's settings, checked; ValueError, naming the setting, where they are not supported."""
+    config = EncoderConfig.from_settings(model)
+    config.family = _FAMILIES[name] or config.family
+    if name != "speech_student":
+        config.normalize = bool(task.get("normalize", model.get("normalize")) or False)
+    for f in fields(config):
+        value = getattr(config, f.name)
+        allowed = {int: (int,), float: (int, float), bool: (bool, int), str: (str,)}.get(f.type, (object,))
+        if not isinstance(value, allowed):
+            raise ValueError(f"{f.name}={value!r:.60} is not {f.type.__name__}")
+    if model.get("quantize_input"):
+        raise ValueError("quantize_input of wav2vec 2.0 is not supported")
+    config.check()
+    return config
+
+
+def _check_depth(path: PathLike, config: EncoderConfig, weights: Mapping) -> None:
+    """A wrong number of layers is said in one sentence, and before as many are built as a damaged file may claim."""
+    found = {key.split(".")[2] for key in weights if key.startswith("encoder.layers.")}
+    may_be_empty = config.layer_heads or config.layer_ffn_dims
+    if len(found) < config.encoder_layers and not may_be_empty:
+        raise UserError(
+            f"{path}: weights are missing: its settings say encoder_layers={config.encoder_layers}, "
+            f"but there are weights of {len(found)} layers (encoder.layers.{len(found)}.* is missing)"
+        )

@@ -3,14 +3,26 @@
 Each repair says which versions need it, so that it can go when they do.
 """
 
+import inspect
 from dataclasses import dataclass, fields
 from typing import Any, Dict
+
+import numpy as np
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf, open_dict
 
+from fairseq.data import bucket_pad_length_dataset, data_utils
+from fairseq.data.audio import raw_audio_dataset
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.models.hubert.hubert_asr import HubertCtcConfig
+
+
+def repair_fairseq() -> None:
+    """Apply every repair that the installed versions need."""
+    repair_hubert_ctc()
+    repair_buckets()
+    repair_cropping()
 
 
 @dataclass
@@ -28,6 +40,30 @@ def repair_hubert_ctc() -> None:
     node = RepairedHubertCtcConfig()
     node._name = "hubert_ctc"
     ConfigStore.instance().store(name="hubert_ctc", group="model", node=node, provider="fairseq")
+
+
+def repair_buckets() -> None:
+    """All fairseq versions with NumPy 2.4 and later: `num_batch_buckets` fails on a keyword that NumPy took away."""
+
+    def get_buckets(sizes: Any, num_buckets: int) -> Any:
+        edges = np.percentile(sizes, np.linspace(0, 100, num_buckets + 1), method="lower")
+        return np.unique(edges[1:])
+
+    if "interpolation" not in inspect.signature(np.percentile).parameters:
+        for module in (data_utils, raw_audio_dataset, bucket_pad_length_dataset):
+            module.get_buckets = get_buckets
+
+
+def repair_cropping() -> None:
+    """All fairseq versions with torch 2.9 and later: waves are cropped with a list of slices, which torch deprecated."""
+
+    def crop_to_max_size(self: Any, wave: Any, target_size: int, dim: int = 0) -> Any:
+        excess = wave.size(dim) - target_size
+        if excess <= 0:
+            return wave
+        return wave.narrow(dim, np.random.randint(0, excess + 1), target_size)
+
+    raw_audio_dataset.RawAudioDataset.crop_to_max_size = crop_to_max_size
 
 
 def update_run_settings(part: Any, section: str, values: Dict[str, Any]) -> None:

@@ -1,165 +1,268 @@
 """Reading a checkpoint file without running any code that it carries.
 
-A `.pt` file is a pickle: it names classes and functions and asks for them to be called. Only the names listed here,
-types that real fairseq checkpoints hold and that do nothing but keep data, are given to it; a file that asks for anything
-else is refused. torch's `weights_only` loader does the checking; torch before 2.5 has no allow-list, so there a
-restricted unpickler with the same list does.
+A `.pt` file is a pickle: it names classes and functions and asks for them to be called. `read_pickled` answers for the
+few names that real fairseq and WavLM checkpoints hold, and refuses every other. Even those few it does not look up: each
+is replaced by a `Stored` object that keeps the data and can do nothing, so that no constructor, `__setstate__` or
+comparison of theirs runs, and files of any omegaconf or numpy version read the same. Only tensors are built for real.
+`to_plain` turns stored settings into dicts and lists.
+
+torch's `weights_only` loader does the checking. Before torch 2.6 it has no allow-list by name, so there a restricted
+unpickler with the same list and the same rules does.
 """
 
 import argparse
 import collections
-import pathlib
 import pickle
-import re
+import pickletools
+import tarfile
+import threading
 import types
 import typing
 import zipfile
-from importlib import import_module
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, which pickles of protocol 2 use
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 import omegaconf
 import torch
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.text_compressor import TextCompressionLevel
-from fairseq.dataclass.configs import FairseqDataclass
 
 from .errors import UserError
 
 PathLike = Union[str, Path]
 
-# torch 2.4 has an allow-list, but only from 2.5 on do its entries carry names
-_HAS_ALLOW_LIST = hasattr(torch.serialization, "safe_globals")
+_HAS_NAMED_ALLOW_LIST = torch.__version__ >= (2, 6)
+
+# what files hold: settings of the argparse era; settings as omegaconf 2.0 to 2.3 pickles them; label dictionaries; numbers
+# and arrays among the training statistics
+_STORED_NAMES = (
+    "argparse.Namespace",
+    "fairseq.data.dictionary.Dictionary",
+    *("omegaconf." + n for n in ("dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata", "base.Metadata")),
+    *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "String", "Integer", "Float", "Boolean")),
+    "collections.defaultdict",
+    "typing.Any",
+    *(f"builtins.{kind}" for kind in ("dict", "list", "tuple", "set", "int", "float", "str", "bool", "bytes", "bytearray")),
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    "_codecs.encode",
+    "pathlib.PosixPath",
+)
+_TENSOR_BUILDERS = {
+    "collections.OrderedDict": collections.OrderedDict,
+    "torch.Size": torch.Size,
+    "torch.device": torch.device,
+    "torch.storage.UntypedStorage": torch.UntypedStorage,
+    **{f"torch._utils.{f}": getattr(torch._utils, f) for f in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")},
+    **{str(kind): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)},
+}
+
+
+class Stored:
+    """What a file says of an object whose class is not looked up: its pickled arguments and attributes, no behaviour."""
+
+    arguments: Tuple[Any, ...]
+    attributes: Dict[str, Any]
+
+    def __new__(cls, *arguments: Any) -> "Stored":
+        self = super().__new__(cls)
+        self.arguments, self.attributes = arguments, {}
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state if type(state) is dict else {"": state}
+
+
+# one class each: torch tells allow-listed classes apart by name only
+_STAND_INS: Dict[str, type] = {name: type(name.rsplit(".")[-1], (Stored,), {}) for name in _STORED_NAMES}
 
 
 def read_pickled(path: PathLike) -> Any:
     """Load a `torch.save`d file onto the CPU, memory-mapped where its format allows.
+
+    Returns:
+        dicts, lists, tensors and plain values; other objects as `Stored`.
 
     Raises:
         UserError: there is no such file, it is no checkpoint, it is cut short, or it asks for a type or function that
             is not on the allow-list (the message names it).
     """
     path = Path(path)
-    _check_looks_like_checkpoint(path)
     try:
-        return _read_weights_only(path) if _HAS_ALLOW_LIST else _read_restricted(path)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+        is_zip = _check_looks_like_checkpoint(path)
+        return _read_weights_only(path, mmap=is_zip) if _HAS_NAMED_ALLOW_LIST else _read_restricted(path, mmap=is_zip)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged or hostile file makes the reader raise
         raise UserError(_explain(path, error)) from error
 
 
+def to_plain(value: Any, _done: Optional[Dict[int, Any]] = None) -> Any:
+    """Settings as plain dicts and lists: namespaces and omegaconf's containers unwrapped, interpolations left as text."""
+    done = {} if _done is None else _done
+    if isinstance(value, Stored):
+        attributes = value.attributes
+        return to_plain(attributes.get("_content", attributes.get("_val", attributes)), done)
+    if not isinstance(value, (dict, list, tuple)):
+        return value
+    # what occurs twice is converted once: a small file can describe an endless or an exponentially large structure
+    if id(value) not in done:
+        done[id(value)] = plain = {} if isinstance(value, dict) else []
+        if isinstance(value, dict):
+            plain.update((key, to_plain(item, done)) for key, item in value.items())
+        else:
+            plain.extend(to_plain(item, done) for item in value)
+    return done[id(value)]
+
+
 def allow_fairseq_types() -> None:
-    """Let stock fairseq's own `torch.load` read fairseq's own checkpoints under torch 2.6 and later."""
-    if _HAS_ALLOW_LIST:
-        # with names: a type may be pickled under another name than its own (numpy renamed its modules)
-        torch.serialization.add_safe_globals([(kind, name) for name, kind in allowed_types().items()])
+    """Let stock fairseq's own `torch.load` read fairseq's own checkpoints under torch 2.6 and later.
+
+    This list is everybody's in the process, and its classes are the real ones. It is therefore only what fairseq writes:
+    settings, dictionaries and numpy's plain numbers. Left out on purpose: `numpy.ndarray`, which can be told to take bytes
+    of the file for addresses of objects; numpy's types with fields or objects, for the same reason; fairseq's dataclasses
+    and omegaconf's typed nodes, which do not occur in its files.
+    """
+    if not _HAS_NAMED_ALLOW_LIST:
+        return
+    scalar = np.float64(0).__reduce__()[0]
+    real = [Dictionary, argparse.Namespace, collections.defaultdict, omegaconf.DictConfig, omegaconf.ListConfig]
+    real += [omegaconf.base.ContainerMetadata, omegaconf.base.Metadata, omegaconf.AnyNode, dict, list, int, np.dtype]
+    real += {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
+    # numpy 2 renamed its modules; typing.Any was no class before Python 3.11
+    named = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")] + [(typing.Any, "typing.Any")]
+    torch.serialization.add_safe_globals(real + named)
 
 
-def allowed_types() -> Dict[str, Any]:
-    """The allow-list: full name as a pickle spells it -> type."""
-    allowed = {f"{t.__module__}.{t.__qualname__}": t for t in _plain_types()}
-    allowed.update(_numpy_types())
-    # typing's members were no classes before Python 3.11; omegaconf's containers name them as type hints
-    allowed.update({f"typing.{name}": getattr(typing, name) for name in ("Any", "Dict", "List", "Optional", "Union")})
-    return allowed
+_allow_list_lock = threading.Lock()
 
 
-def _plain_types() -> Iterator[type]:
-    yield from (dict, list, tuple, set, int, float, str, bool, bytes, complex, slice, type(None))
-    yield from (argparse.Namespace, collections.OrderedDict, collections.defaultdict, pathlib.PosixPath)
-    yield from (Dictionary, TextCompressionLevel)
-    yield from _subclasses(FairseqDataclass)
-    yield from (
-        kind
-        for module in (omegaconf.base, omegaconf.dictconfig, omegaconf.listconfig, omegaconf.nodes)
-        for kind in vars(module).values()
-        if isinstance(kind, type) and kind.__module__.startswith("omegaconf.")
+def _read_weights_only(path: Path, mmap: bool) -> Any:
+    allow_list = torch.serialization
+    with _allow_list_lock:
+        # not what others have allowed in this process: this list is the whole list
+        others = allow_list.get_safe_globals()
+        allow_list.clear_safe_globals()
+        allow_list.add_safe_globals([(kind, name) for name, kind in _STAND_INS.items()])
+        try:
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
+        finally:
+            allow_list.clear_safe_globals()
+            allow_list.add_safe_globals(others)
+
+
+def _read_restricted(path: Path, mmap: bool) -> Any:
+    reader = types.SimpleNamespace(
+        __name__="restricted_pickle",
+        Unpickler=_RestrictedUnpickler,
+        load=lambda file, **options: _RestrictedUnpickler(file, **options).load(),
     )
+    return torch.load(str(path), map_location="cpu", weights_only=False, pickle_module=reader, mmap=mmap)
 
 
-def _subclasses(kind: type) -> Iterator[type]:
-    for child in kind.__subclasses__():
-        if child.__module__.split(".")[0] in ("fairseq", "fairseq_distill"):
-            yield child
-            yield from _subclasses(child)
+class _RestrictedUnpickler(pickle._Unpickler):
+    """torch's `weights_only` rules for older torch: calls only what is listed, sets attributes only of `Stored` objects.
+
+    The Python implementation, because the C one sets attributes of anything that it is told to, classes included.
+    """
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+    del dispatch[pickle.PERSID[0]]
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = _name_today(module, name)
+        found = _STAND_INS.get(full) or _TENSOR_BUILDERS.get(full)
+        if found is None:
+            raise pickle.UnpicklingError(f"{full} is not on the allow-list")
+        return found
+
+    def load_build(self) -> None:
+        if not isinstance(self.stack[-2], (Stored, collections.OrderedDict)):
+            raise pickle.UnpicklingError(f"attributes of {type(self.stack[-2]).__name__} are not read from a file")
+        super().load_build()
+
+    def load_binpersid(self) -> None:
+        # torch's other kind, "module", compares source code and can write a file
+        if not (isinstance(self.stack[-1], tuple) and self.stack[-1][:1] in (("storage",), (b"storage",))):
+            raise pickle.UnpicklingError("only storages of tensors are read from outside the pickle")
+        super().load_binpersid()
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BINPERSID[0]] = load_binpersid
 
 
-def _numpy_types() -> Dict[str, Any]:
-    multiarray = import_module("numpy._core.multiarray" if np.__version__ >= "2" else "numpy.core.multiarray")
-    allowed: Dict[str, Any] = {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype}
-    for package in ("numpy.core", "numpy._core"):  # numpy 2 renamed it; files keep the name they were written with
-        allowed[f"{package}.multiarray.scalar"] = multiarray.scalar
-        allowed[f"{package}.multiarray._reconstruct"] = multiarray._reconstruct
-    for kind in vars(getattr(np, "dtypes", types.SimpleNamespace())).values():
-        if isinstance(kind, type):
-            allowed[f"numpy.dtypes.{kind.__name__}"] = kind
-    return allowed
+def _name_today(module: str, name: str) -> str:
+    """Full name of what a pickle names, also where it uses Python 2's name."""
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    return f"{module}.{name}"
 
 
-def _read_weights_only(path: Path) -> Any:
-    allow_fairseq_types()  # not torch's context manager: it would take the types off the list again when it ends
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-
-
-def _read_restricted(path: Path) -> Any:
-    options = {"mmap": True} if zipfile.is_zipfile(path) and torch.__version__ >= "2.1" else {}
-    return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_restricted_pickle(), **options)
-
-
-def _restricted_pickle() -> Any:
-    """A stand-in for the pickle module that finds only what is on the allow-list and torch's own tensor builders."""
-    allowed = allowed_types()
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            full = f"{module}.{name}"
-            if full in allowed:
-                return allowed[full]
-            kind = getattr(torch, name, None) if module == "torch" else None
-            is_storage = module in ("torch", "torch.storage") and name.endswith("Storage")
-            if is_storage or isinstance(kind, torch.dtype) or full in _TORCH_BUILDERS:
-                return super().find_class(module, name)
-            if full == "_codecs.encode":  # how Python 2's strings were pickled
-                return super().find_class(module, name)
-            raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {full} was not an allowed global")
-
-    def load(file: Any, **options: Any) -> Any:
-        return Unpickler(file, **options).load()
-
-    return types.SimpleNamespace(Unpickler=Unpickler, load=load, UnpicklingError=pickle.UnpicklingError)
-
-
-_TORCH_BUILDERS = {
-    "torch._utils._rebuild_tensor",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_parameter",
-    "torch.Size",
-    "torch.device",
-}
-
-
-def _check_looks_like_checkpoint(path: Path) -> None:
+def _check_looks_like_checkpoint(path: Path) -> bool:
+    """Whether the file is a zip archive, torch's format since 1.6; UserError where it cannot be a checkpoint."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give a checkpoint file in it")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     with open(path, "rb") as file:
         start = file.read(512)
-    if not start:
-        raise UserError(f"{path} is empty")
     text = start.lstrip().lower()
+    if not text:
+        raise UserError(f"{path} is empty")
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise UserError(f"{path} is a web page, not a checkpoint: the download did not give the file; download it again")
     if text.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a git-lfs pointer, not the checkpoint itself: run 'git lfs pull' where it comes from")
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+    is_zip = start.startswith(b"PK\x03\x04")
+    if is_zip and not zipfile.is_zipfile(path):
         raise UserError(f"{path} is cut short ({path.stat().st_size} bytes, no end of archive): copy or download it again")
+    # asked of torch's own reader, which decides by the same list whether it runs the file
+    if is_zip and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
+        raise UserError(f"{path} is refused: it is a TorchScript program, which would run, not a checkpoint")
+    if not is_zip and tarfile.is_tarfile(path):
+        raise UserError(f"{path} is a tar archive, not a checkpoint: unpack it and give the file inside")
+    return is_zip
 
 
 def _explain(path: Path, error: Exception) -> str:
-    found = re.search(r"(?:GLOBAL|Unsupported (?:class|global|type|operand):?)\s+([\w.]*\w)", str(error))
-    if found and "." in found.group(1):
+    refused = [name for name in dict.fromkeys(_names_asked_for(path)) if not _is_listed(name)]
+    if refused:
         return (
-            f"{path} is refused: it asks for {found.group(1)}, which no checkpoint of fairseq or WavLM needs. "
-            "Loading it would run code from the file; nothing was run"
+            f"{path} is refused: it asks for {', '.join(refused[:5])}, which no checkpoint of fairseq or WavLM needs. "
+            "Loading it could run code that the file carries; nothing was run"
         )
-    reason: Tuple[str, ...] = tuple(line.strip() for line in str(error).splitlines() if line.strip())
-    return f"{path} cannot be read as a checkpoint (damaged, cut short, or another format): {reason[0] if reason else error!r}"[:400]
+    reason = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    return f"{path} cannot be read as a checkpoint (damaged, cut short, or another format): {reason[0]:.300}"
+
+
+def _is_listed(name: str) -> bool:
+    return name in _STAND_INS or name in _TENSOR_BUILDERS or (name.startswith("torch.") and name.endswith("Storage"))
+
+
+def _names_asked_for(path: Path) -> Iterator[str]:
+    """Full names of what the file's pickles ask for, up to where they are damaged."""
+    strings: List[str] = []
+    try:
+        for operation, argument, _ in _parse_pickles(path):
+            if operation.name in ("GLOBAL", "INST"):
+                yield _name_today(*argument.split(" ", 1))
+            elif operation.name == "STACK_GLOBAL" and len(strings) > 1:
+                yield _name_today(*strings[-2:])
+            elif isinstance(argument, str):
+                strings.append(argument)
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        return  # the end of what can be parsed
+
+
+def _parse_pickles(path: Path) -> Iterator[Tuple[pickletools.OpcodeInfo, Any, Optional[int]]]:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    with archive.open(name) as file:
+                        yield from pickletools.genops(file)
+        return
+    with open(path, "rb") as file:
+        for _ in range(4):  # torch's format before 1.6: a magic number, a version, the machine, and then the object
+            yield from pickletools.genops(file)

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from typing import Optional, Union
+from typing import Optional
 
 import torch
 from fairseq.data import FileAudioDataset

@@ -61,7 +61,7 @@ def open_audio(path: str, sample_rate: int, num_samples: int, min_samples: int) 
             yield audio
     except soundfile.LibsndfileError as error:
         fault = Fault.SYSTEM_ERROR if error.code == _LIBSNDFILE_SYSTEM_ERROR else Fault.UNREADABLE
-        raise BrokenAudio(fault, error.error_string.strip()) from error
+        raise BrokenAudio(fault, error.error_string.strip() or f"libsndfile error {error.code}") from error
     except TypeError as error:  # soundfile's answer to a headerless format such as .raw
         raise BrokenAudio(Fault.UNREADABLE, str(error)) from error
 
@@ -73,7 +73,7 @@ def read_wave(path: str, sample_rate: int, num_samples: int, min_samples: int) -
     """
     with open_audio(path, sample_rate, num_samples, min_samples) as audio:
         wave = torch.from_numpy(audio.read(dtype="float32"))
-    check_length(len(wave), num_samples, min_samples)
+    check_length(len(wave), num_samples, min_samples)  # a truncated MP3 decodes to less than its header says
     if wave.dim() == 2:
         wave = wave.mean(-1)
     low, high = (value.item() for value in wave.aminmax())  # both are NaN if any sample is

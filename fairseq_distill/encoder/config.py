@@ -102,6 +102,11 @@ class EncoderConfig(HubertConfig):
         """Feed-forward units of each layer; 0 where the layer has no feed-forward."""
         return list(self.layer_ffn_dims) or [self.encoder_ffn_embed_dim] * self.encoder_layers
 
+    @property
+    def pos_conv_kernel(self) -> int:
+        """Kernel of the positional convolution, or of each where several are stacked (data2vec)."""
+        return max(3, self.conv_pos // self.pos_conv_depth) if self.pos_conv_depth > 1 else self.conv_pos
+
     def check(self) -> None:
         """Raise ValueError, naming the field, where the settings do not describe a network that can be built."""
         parse_conv_layers(self.conv_feature_layers)

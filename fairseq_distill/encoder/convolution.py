@@ -118,8 +118,7 @@ class StackedPositionalConv(nn.ModuleList):
     """data2vec's positions: several short convolutions, each followed by a LayerNorm without weights and GELU."""
 
     def __init__(self, cfg: EncoderConfig):
-        kernel = max(3, cfg.conv_pos // cfg.pos_conv_depth)
-        width = cfg.encoder_embed_dim
+        width, kernel = cfg.encoder_embed_dim, cfg.pos_conv_kernel
         super().__init__(
             nn.Sequential(nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=cfg.conv_pos_groups))
             for _ in range(cfg.pos_conv_depth)

@@ -1,4 +1,4 @@
-"""Label files: one label a line, in the order of the manifest beside them; an empty line is an utterance without label."""
+"""Label files: one label a line, in the order of the manifest beside them; an empty line is a missing label."""
 
 from pathlib import Path
 from typing import List

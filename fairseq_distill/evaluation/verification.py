@@ -1,5 +1,6 @@
 """Speaker verification without training: equal error rate of cosine scores between pooled embeddings."""
 
+from collections import Counter
 from typing import Sequence, Tuple
 
 import numpy as np
@@ -49,6 +50,7 @@ def verify(features: np.ndarray, layer_weights: np.ndarray, speakers: Sequence[s
     return equal_error_rate(*score_pairs(np.einsum("l,nlw->nw", layer_weights, features), speakers))
 
 
-def has_both_kinds(speakers: Sequence[str]) -> bool:
-    """Whether pairs of these utterances are of the same and of different speakers, so that an error rate exists."""
-    return 1 < len(set(speakers)) < len(speakers)
+def count_pairs(speakers: Sequence[str]) -> Tuple[int, int]:
+    """(pairs of the same, pairs of different speakers) among these utterances; an error rate needs some of both."""
+    same = sum(n * (n - 1) // 2 for n in Counter(speakers).values())
+    return same, len(speakers) * (len(speakers) - 1) // 2 - same

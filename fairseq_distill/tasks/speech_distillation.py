@@ -2,15 +2,15 @@
 
 import logging
 import os
+import sys
 from dataclasses import dataclass, field
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 from omegaconf import MISSING, OmegaConf
 
-from fairseq.dataclass import ChoiceEnum
-from fairseq.tasks import register_task
-from fairseq.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.tasks import FairseqTask, register_task
 
 from ..checkpoints import EncoderCheckpoint, read_checkpoint
 from ..compat import update_run_settings
@@ -28,9 +28,14 @@ TEACHER_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16"
 
 
 @dataclass
-class SpeechDistillationConfig(AudioPretrainingConfig):
-    """fairseq's audio task (data, enable_padding, max_sample_size, num_batch_buckets, ...) and a teacher."""
+class SpeechDistillationConfig(FairseqDataclass):
+    """Audio without labels, and a teacher; names and meanings of the audio's settings are fairseq's.
 
+    Not a subclass of fairseq's AudioPretrainingConfig: its fields differ from version to version, and a student's file must
+    open in all of them.
+    """
+
+    data: str = field(default=MISSING, metadata={"help": "folder with the manifests train.tsv and valid.tsv"})
     teacher: Any = field(
         default=MISSING,
         metadata={
@@ -41,6 +46,17 @@ class SpeechDistillationConfig(AudioPretrainingConfig):
     normalize: Optional[bool] = field(
         default=None,
         metadata={"help": "zero mean and unit variance per wave; empty = as the teacher was trained"},
+    )
+    sample_rate: int = field(default=16_000, metadata={"help": "samples a second; files at another rate are not used"})
+    enable_padding: bool = field(
+        default=False, metadata={"help": "pad a batch to its longest wave; otherwise crop it to its shortest"}
+    )
+    max_sample_size: Optional[int] = field(default=None, metadata={"help": "longer waves are cropped to this many samples"})
+    min_sample_size: Optional[int] = field(
+        default=None, metadata={"help": "shorter waves are left out; at least the receptive field of the student"}
+    )
+    num_batch_buckets: int = field(
+        default=0, metadata={"help": "pad to this many lengths instead of any (with enable_padding); 0 = any"}
     )
     teacher_dtype: ChoiceEnum(list(TEACHER_DTYPES)) = field(
         default="float32",
@@ -53,7 +69,7 @@ class SpeechDistillationConfig(AudioPretrainingConfig):
 
 
 @register_task("speech_distillation", dataclass=SpeechDistillationConfig)
-class SpeechDistillationTask(AudioPretrainingTask):
+class SpeechDistillationTask(FairseqTask):
     """Batches of waves, and targets for them from the teacher.
 
     Loading a student (for inference or fine-tuning) sets this task up without touching the teacher's file.
@@ -65,6 +81,15 @@ class SpeechDistillationTask(AudioPretrainingTask):
         super().__init__(cfg)
         self._teacher: Optional[Teacher] = None
         self.min_samples = 1
+
+    @classmethod
+    def setup_task(cls, cfg: SpeechDistillationConfig, **kwargs: Any) -> "SpeechDistillationTask":
+        """Set the task up; neither data nor teacher is touched."""
+        return cls(cfg)
+
+    def max_positions(self) -> Tuple[int, int]:
+        """Waves of any length."""
+        return sys.maxsize, sys.maxsize
 
     @property
     def source_dictionary(self) -> None:
@@ -86,7 +111,7 @@ class SpeechDistillationTask(AudioPretrainingTask):
             min_sample_size=max(cfg.min_sample_size or 0, self.min_samples),
             pad=cfg.enable_padding,
             normalize=bool(cfg.normalize),
-            num_buckets=cfg.num_batch_buckets or int(cfg.tpu),
+            num_buckets=cfg.num_batch_buckets,
             max_broken=cfg.max_broken,
         )
 
@@ -115,8 +140,7 @@ class SpeechDistillationTask(AudioPretrainingTask):
         return [find_file(path.strip(), "task.teacher") for path in paths]
 
     def _fit_to_teacher(self, model_cfg: Any) -> None:
-        teachers = [read_checkpoint(path) for path in self.teacher_paths()]
-        self._teacher_checkpoints = teachers
+        teachers = self._teacher_checkpoints = [read_checkpoint(path) for path in self.teacher_paths()]
         first = teachers[0].config
         for teacher in teachers[1:]:
             _check_same(teachers[0], teacher)

@@ -21,8 +21,8 @@ def write_good(folder: Path, name: str, num_samples: int, seed: int = 0) -> Tupl
     return name, num_samples
 
 
-def write_truncated_flac(folder: Path, name: str, num_samples: int) -> Tuple[str, int]:
-    """A FLAC cut in the middle: the header still promises all samples, decoding fails."""
+def write_truncated(folder: Path, name: str, num_samples: int) -> Tuple[str, int]:
+    """A file cut in the middle: the header of a FLAC or MP3 still promises all samples."""
     row = write_good(folder, name, num_samples)
     data = (folder / name).read_bytes()
     (folder / name).write_bytes(data[: len(data) // 2])
@@ -31,7 +31,8 @@ def write_truncated_flac(folder: Path, name: str, num_samples: int) -> Tuple[str
 
 def write_broken_set(folder: Path) -> List[Tuple[str, int, str]]:
     """One file of each kind: (name, samples for the manifest, label of the fault)."""
-    write_truncated_flac(folder, "cut.flac", 8000)
+    write_truncated(folder, "cut.flac", 8000)  # libsndfile: "flac decoder lost sync"
+    write_truncated(folder, "cut.mp3", 80000)  # decodes to half of it without an error
     (folder / "text.wav").write_text("this is no audio " * 200)
     soundfile.write(folder / "slow.wav", make_noise(8000), 8000)
     soundfile.write(folder / "silent.wav", np.zeros(8000, np.float32), RATE)
@@ -50,6 +51,7 @@ def write_broken_set(folder: Path) -> List[Tuple[str, int, str]]:
     (folder / "headerless.raw").write_bytes(bytes(16000))
     return [
         ("cut.flac", 8000, "unreadable"),
+        ("cut.mp3", 80000, "wrong length"),
         ("text.wav", 8000, "unreadable"),
         ("gone.flac", 8000, "missing"),
         ("slow.wav", 8000, "wrong sample rate"),

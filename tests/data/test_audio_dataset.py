@@ -6,15 +6,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from broken_audio import (
-    RATE,
-    make_noise,
-    write_broken_set,
-    write_good,
-    write_manifest,
-    write_truncated_flac,
-    write_zip,
-)
 from fairseq.data import FileAudioDataset
 from fairseq.data.iterators import EpochBatchIterator
 from torch.utils.data import DataLoader
@@ -22,6 +13,8 @@ from torch.utils.data import DataLoader
 from fairseq_distill.data import audio_file
 from fairseq_distill.data.audio_dataset import DistillationAudioDataset, load_audio_dataset
 from fairseq_distill.errors import UserError
+
+from .broken_audio import RATE, make_noise, write_broken_set, write_good, write_manifest, write_truncated, write_zip
 
 
 def build(folder, rows, max_broken=1.0, **kwargs):
@@ -72,7 +65,7 @@ def test_good_files_equal_fairseqs_own(tmp_path, normalize):
 
 
 def test_padding_and_cropping_ignore_broken_files(tmp_path):
-    rows = good_rows(tmp_path, [5000, 8000]) + [write_truncated_flac(tmp_path, "cut.flac", 4000)]
+    rows = good_rows(tmp_path, [5000, 8000]) + [write_truncated(tmp_path, "cut.flac", 4000)]
     padded = build(tmp_path, rows)
     batch = padded.collater([padded[i] for i in range(3)])
     assert batch["id"].tolist() == [0, 1]
@@ -83,10 +76,10 @@ def test_padding_and_cropping_ignore_broken_files(tmp_path):
     assert batch["net_input"]["source"].shape == (2, 5000) and "padding_mask" not in batch["net_input"]
 
 
-@pytest.mark.parametrize("workers, start", [(0, None), (2, "fork"), (2, "spawn")])
+@pytest.mark.parametrize("workers, start", [(0, None), (2, "fork"), (1, "spawn")])
 def test_counts_are_right_with_workers(tmp_path, workers, start):
     good = good_rows(tmp_path, [5000, 8000, 6500, 7000])
-    cut = [write_truncated_flac(tmp_path, f"cut{i}.flac", 8000) for i in range(4)]
+    cut = [write_truncated(tmp_path, f"cut{i}.flac", 8000) for i in range(4)]
     dataset = build(tmp_path, [row for pair in zip(good, cut) for row in pair])
     loader = DataLoader(
         dataset,
@@ -105,13 +98,15 @@ def test_counts_are_right_with_workers(tmp_path, workers, start):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stops_with_a_sentence_beyond_the_limit(tmp_path, workers):
-    rows = good_rows(tmp_path, [5000] * 7) + [write_truncated_flac(tmp_path, f"cut{i}.flac", 5000) for i in range(3)]
+    rows = good_rows(tmp_path, [5000] * 7) + [write_truncated(tmp_path, f"cut{i}.flac", 5000) for i in range(3)]
     dataset = build(tmp_path, rows, max_broken=0.2)
     loader = DataLoader(dataset, batch_size=1, collate_fn=dataset.collater, num_workers=workers)
     batches = iter(loader)
     with pytest.raises(UserError) as caught:
         for _ in range(len(rows)):
             next(batches)
+    if workers:
+        batches._shutdown_workers()  # torch waits 10 s where the garbage collector does it after an exception
     last_lines = str(caught.value).strip().splitlines()[-2:]
     assert f"{tmp_path}/train.tsv: 3 of 10 files cannot be used (3 unreadable): " in last_lines[0]
     assert all(f"{tmp_path}/cut{i}.flac" in last_lines[0] for i in range(3))
@@ -129,7 +124,7 @@ def test_one_broken_file_of_a_small_set_is_tolerated_unless_zero(tmp_path):
 
 
 def test_an_emptied_batch_gets_a_stand_in_also_as_the_first(tmp_path, caplog):
-    rows = [write_truncated_flac(tmp_path, f"cut{i}.flac", 9000) for i in range(2)] + good_rows(tmp_path, [5000] * 2)
+    rows = [write_truncated(tmp_path, f"cut{i}.flac", 9000) for i in range(2)] + good_rows(tmp_path, [5000] * 2)
     dataset = build(tmp_path, rows)
     batches = EpochBatchIterator(dataset, dataset.collater, [[0, 1], [2, 3]])
     assert batches.first_batch["id"].tolist() == [2]
@@ -145,7 +140,7 @@ def test_a_set_without_any_usable_file_stops(tmp_path):
 
 
 def test_only_input_output_errors_are_tried_again(tmp_path, monkeypatch):
-    dataset = build(tmp_path, good_rows(tmp_path, [5000]) + [write_truncated_flac(tmp_path, "cut.flac", 5000)])
+    dataset = build(tmp_path, good_rows(tmp_path, [5000]) + [write_truncated(tmp_path, "cut.flac", 5000)])
     opened, pauses, real = [], [], soundfile.SoundFile
 
     def open_badly(source):

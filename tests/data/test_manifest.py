@@ -2,11 +2,12 @@
 
 import pytest
 import soundfile
-from broken_audio import RATE, make_noise, write_broken_set, write_good, write_manifest, write_zip
 
 from fairseq_distill.data.audio_file import Fault
 from fairseq_distill.data.manifest import MAX_CHECKED_FILES, Manifest, check_audio, count_allowed, read_manifest
 from fairseq_distill.errors import UserError
+
+from .broken_audio import RATE, make_noise, write_broken_set, write_good, write_manifest, write_zip
 
 
 def test_reads_root_paths_and_sizes(tmp_path):
@@ -68,13 +69,13 @@ def test_headers_show_these_faults(tmp_path):
     rows = good + broken + [("stereo.wav", 8000), ("dropped.wav", 100)]
     report = check_audio(read_manifest(write_manifest(tmp_path, rows)), RATE, min_samples=400)
     found = {path.split("/")[-1]: fault.label for fault, files in report.faults.items() for path, _ in files}
-    only_decoding_shows = {"cut.flac", "silent.wav", "constant.wav", "cancels.wav", "nan.wav", "inf.wav"}
+    only_decoding_shows = {"cut.flac", "cut.mp3", "silent.wav", "constant.wav", "cancels.wav", "nan.wav", "inf.wav"}
     assert found == {name: label for name, _, label in broken if name not in only_decoding_shows}
     assert report.num_files == report.num_checked == len(rows) - 1
-    assert report.num_bad == 7 and report.fraction_bad == 7 / 17
+    assert report.num_bad == 7 and report.fraction_bad == 7 / 18
     assert report.num_stereo == 2  # stereo.wav and cancels.wav
     text = report.describe()
-    assert "all 17 files" in text and "1 wrong length" in text and "half.wav: it holds 4000 samples" in text
+    assert "all 18 files" in text and "1 wrong length" in text and "half.wav: it holds 4000 samples" in text
     assert "8000 Hz instead of 16000 Hz" in text and "2 with several channels" in text
 
 
@@ -107,7 +108,7 @@ def test_zip_slices_are_checked(tmp_path):
 
 
 def test_allowed_count_rounds_up_and_zero_is_strict():
-    counts = [count_allowed(f, n) for f, n in [(0.01, 1490), (0.01, 20), (0.01, 700), (0, 9999), (1, 5)]]
+    counts = [count_allowed(f, n) for f, n in [(0.01, 1490), (0.01, 20), (0.07, 100), (0, 9999), (1, 5)]]
     assert counts == [15, 1, 7, 0, 5]
 
 

@@ -1,0 +1,78 @@
+"""Say what a checkpoint is: family, settings, parameters, multiply-accumulates, a row for each layer."""
+
+import argparse
+import json
+from typing import Any, Dict
+
+from ..checkpoints import load_encoder, read_checkpoint
+from ..encoder.size import count_parameters, frame_rate, measure_parts
+
+HELP = "what a checkpoint is: family, parameters, MACs per second of audio, a row for each layer"
+EPILOG = """example:
+  fairseq-distill info hubert_base_ls960.pt
+
+'encoder' counts convolutions, projection, positional convolution, norms and layers, as DistilHuBERT and DPHuBERT count;
+'with heads' adds what the file holds besides: the mask embedding and the layers of masked prediction, distillation or CTC.
+MACs are those of convolutions, linear layers and attention for one wave of --seconds, divided by its length."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `fairseq-distill info`."""
+    parser.add_argument("checkpoint", help="HuBERT, wav2vec 2.0, data2vec, WavLM, a fine-tuned one, or a student")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the wave that MACs are counted for (default 10)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the description; returns the exit code."""
+    description = describe(args.checkpoint, args.seconds)
+    print(json.dumps(description, indent=2) if args.json else format_description(description))
+    return 0
+
+
+def describe(path: str, seconds: float = 10.0) -> Dict[str, Any]:
+    """Everything that `info` prints, as plain values; MACs are for one wave of `seconds`."""
+    checkpoint = read_checkpoint(path)
+    encoder = load_encoder(path)
+    parts = measure_parts(encoder, seconds)
+    counted = count_parameters(encoder)["encoder"]
+    cfg = checkpoint.config
+    return {
+        "checkpoint": str(path),
+        "model": checkpoint.name,
+        "family": cfg.family,
+        "norm": "pre-norm" if cfg.layer_norm_first else "post-norm",
+        "extractor": _EXTRACTORS[str(cfg.extractor_mode)],
+        "normalize": cfg.normalize,
+        "sample_rate": checkpoint.sample_rate,
+        "frames_per_second": frame_rate(cfg),
+        "layers": cfg.encoder_layers,
+        "width": cfg.encoder_embed_dim,
+        "parameters": {"encoder": counted, "with_heads": sum(w.numel() for w in checkpoint.weights.values())},
+        "macs_per_second": sum(part.macs for part in parts) / seconds,
+        "macs_wave_seconds": seconds,
+        "parts": [part._asdict() for part in parts],
+    }
+
+
+def format_description(d: Dict[str, Any]) -> str:
+    """The description as a table for people."""
+    lines = [
+        f"{d['checkpoint']}",
+        f"{d['model']} (family {d['family']}), {d['layers']} layers x {d['width']}, {d['norm']}, {d['extractor']} extractor",
+        f"waves at {d['sample_rate']} Hz, {'normalised' if d['normalize'] else 'not normalised'}, "
+        f"{d['frames_per_second']:g} frames a second",
+        "",
+        f"{'parameters, encoder':<24}{d['parameters']['encoder'] / 1e6:>10.2f} M",
+        f"{'parameters, with heads':<24}{d['parameters']['with_heads'] / 1e6:>10.2f} M",
+        f"{'MACs per second':<24}{d['macs_per_second'] / 1e9:>10.2f} G   (one wave of {d['macs_wave_seconds']:g} s)",
+        "",
+        f"{'part':<16}{'shape':<36}{'parameters':>12}{'MACs/s, M':>12}",
+    ]
+    for part in d["parts"]:
+        macs = part["macs"] / d["macs_wave_seconds"] / 1e6
+        lines.append(f"{part['name']:<16}{part['shape']:<36}{part['parameters']:>12,}{macs:>12.1f}")
+    return "\n".join(lines)
+
+
+_EXTRACTORS = {"default": "group-norm", "layer_norm": "layer-norm"}

@@ -1,0 +1,46 @@
+"""Package metadata; which fairseq fits which Python is decided here, in the extra `fairseq`."""
+
+from setuptools import find_packages, setup
+
+# The plain install names nothing that owns `fairseq/` or pins torch, hydra or omegaconf: people bring their own fairseq.
+PLAIN = ["numpy", "scikit-learn", "scipy", "soundfile", "tqdm"]
+
+FAIRSEQ = [
+    # The original pins omegaconf 2.0, whose metadata pip 24.1 and later refuse; it is built from source.
+    "fairseq==0.12.2; python_version < '3.11'",
+    # Wheels of fairseq's main branch, whose dataclasses Python 3.11 accepts.
+    "ve-fairseq==0.12.3; python_version >= '3.11'",
+    "hydra-core>=1.3,<1.4; python_version >= '3.11'",
+    "omegaconf>=2.3,<2.4; python_version >= '3.11'",
+    # torchaudio ended with 2.11 and must match torch; 2.8 is the last pair for Python 3.9.
+    "torch==2.8.*; python_version < '3.10'",
+    "torchaudio==2.8.*; python_version < '3.10'",
+    "torch==2.11.*; python_version >= '3.10'",
+    "torchaudio==2.11.*; python_version >= '3.10'",
+    # fairseq writes tensorboard logs with it where `common.tensorboard_logdir` is set.
+    "tensorboardX",
+]
+
+PLOTS = ["matplotlib"]
+
+# setuptools 70.1 makes wheels by itself, which the install tests need; the tests' speech is synthesised.
+DEV = ["pytest", "setuptools>=70.1", "espeakng-loader"]
+
+setup(
+    name="fairseq-distill",
+    version="0.1.0",
+    description="Distil speech encoders (HuBERT, wav2vec 2.0, WavLM) into small ones inside fairseq",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.9",
+    # Naming the source folder makes editable installs a plain .pth line; setuptools' import hook, its default for this
+    # layout, would hide the Hydra plugin from Hydra, which lists folders.
+    package_dir={"": "."},
+    # Hydra looks for plugins in the namespace `hydra_plugins`, which many distributions share: no __init__.py there.
+    packages=find_packages(include=["fairseq_distill", "fairseq_distill.*"]) + ["hydra_plugins.fairseq_distill"],
+    # `fairseq_distill/config` is a link to `config`; the wheel gets the files.
+    package_data={"fairseq_distill": ["config/*/*.yaml", "config/*/*/*.yaml"]},
+    install_requires=PLAIN,
+    extras_require={"fairseq": FAIRSEQ, "plots": PLOTS, "dev": DEV},
+    entry_points={"console_scripts": ["fairseq-distill = fairseq_distill.cli.main:main"]},
+)
