@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder with train.tsv and valid.tsv")
     parser.add_argument("out", type=Path, help="folder to create")
-    parser.add_argument("--clusters", type=int, default=100, help="number of units")
+    parser.add_argument("--clusters", type=int, default=50, help="number of units")
     args = parser.parse_args()
     frames = make_units(args.data, args.out, args.clusters)
     print(f"{frames} frames in {args.clusters} units")

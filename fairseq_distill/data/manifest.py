@@ -12,7 +12,7 @@ from tqdm import tqdm
 from fairseq_distill.data.audio_file import BrokenAudio, Fault, open_audio
 from fairseq_distill.errors import UserError
 
-# Headers take 0.1 ms a file from memory, 2 to 4 ms from a cold disk: this is about a second at worst.
+
 MAX_CHECKED_FILES = 400
 _SHOWN_PER_FAULT = 3
 

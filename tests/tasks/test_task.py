@@ -1,0 +1,102 @@
+"""The task's settings: what it takes over from the teacher, and contradictions that it refuses before training."""
+
+import pytest
+import torch
+from fairseq import tasks
+from omegaconf import OmegaConf
+
+from fairseq_distill.errors import UserError
+
+from ..encoder.builders import PRE_NORM, SMALL
+from .runs import write_data, write_teacher
+
+
+def make_run(tmp_path, teacher, task=None, model=None, criterion=None):
+    """A run's config as fairseq-hydra-train hands it to the task, before defaults are merged."""
+    model = {"encoder_layers": 2, "encoder_embed_dim": 32, "encoder_attention_heads": 4, "conv_pos_groups": 4, **(model or {})}
+    model.setdefault("conv_feature_layers", SMALL["conv_feature_layers"])
+    return OmegaConf.create(
+        {
+            "task": {"_name": "speech_distillation", "data": str(tmp_path), "teacher": teacher, **(task or {})},
+            "model": {"_name": "speech_student", **model},
+            "criterion": {"_name": "speech_distillation", "groups": "[[1],[f,3]]", **(criterion or {})},
+        }
+    )
+
+
+def build(run):
+    task = tasks.setup_task(run.task)
+    return task, task.build_model(run.model)
+
+
+def test_what_the_teacher_decides_is_written_into_the_run(tmp_path):
+    run = make_run(tmp_path, write_teacher(tmp_path, normalize=True, **PRE_NORM))
+    task, model = build(run)
+    assert run.task.normalize is True and run.model.normalize is True and task.cfg.normalize is True
+    assert run.model.prediction_groups == "[[1],[f,3]]"
+    assert run.model.prediction_layers == "[[1],[2]]" and run.model.prediction_dim == 48
+    assert model.prediction_layers == [1, 2]
+    assert not model.mask_emb.requires_grad and model.encoder.layer_norm.weight.requires_grad
+
+
+def test_every_trainable_parameter_gets_a_gradient(tmp_path):
+    """Else DistributedDataParallel stops."""
+    teacher = write_teacher(tmp_path, **PRE_NORM)
+    for predict_from in ("layers", "last"):
+        for kind in ({}, {"layer_norm_first": True}):
+            _, model = build(make_run(tmp_path, teacher, model=kind, criterion={"predict_from": predict_from}))
+            predictions = model(torch.randn(2, 4000), predict=True)
+            sum(p.pow(2).sum() for p in predictions.values).backward()
+            without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+            assert without == [], (predict_from, kind)
+
+
+def test_loading_a_student_touches_no_teacher(tmp_path):
+    run = make_run(tmp_path, write_teacher(tmp_path))
+    build(run)
+    run.task.teacher = str(tmp_path / "gone.pt")
+    task = tasks.setup_task(run.task, from_checkpoint=True)
+    model = task.build_model(run.model, from_checkpoint=True)
+    assert model.prediction_layers == [1, 2]
+    assert task.source_dictionary is None and task.target_dictionary is None
+
+
+def test_several_teachers_are_read_from_commas_or_a_list(tmp_path):
+    one, two = write_teacher(tmp_path, "1.pt"), write_teacher(tmp_path, "2.pt", seed=1)
+    for given in (f"{one},{two}", [one, two]):
+        task, _ = build(make_run(tmp_path, given))
+        assert task.teacher_paths() == [one, two]
+    assert len(task.compute_targets(torch.randn(1, 4000)).values) == 2
+    narrow = write_teacher(tmp_path, "3.pt", encoder_embed_dim=32)
+    with pytest.raises(UserError, match="has encoder_embed_dim=48, .* has 32"):
+        build(make_run(tmp_path, [one, narrow]))
+
+
+@pytest.mark.parametrize(
+    "section, setting, sentence",
+    [
+        ("task", {"normalize": True}, "trained with normalize=False: leave task.normalize out"),
+        ("task", {"sample_rate": 8000}, "task.sample_rate=8000, but .* at 16000 Hz"),
+        ("task", {"teacher": "nowhere.pt"}, "task.teacher=nowhere.pt: no such file"),
+        ("criterion", {"groups": "[[1],[7]]"}, "the teacher has layers 0 to 3 and f, not 7"),
+        ("model", {"conv_feature_layers": "[(24,10,5)]"}, "a frame every 5 samples, .* every 40"),
+    ],
+)
+def test_contradictions_are_sentences(tmp_path, section, setting, sentence):
+    run = make_run(tmp_path, write_teacher(tmp_path), **{section: {}})
+    run[section].update(setting)
+    with pytest.raises(UserError, match=sentence):
+        build(run)
+
+
+def test_data_are_cropped_or_padded_and_too_short_waves_left_out(tmp_path):
+    data = write_data(tmp_path / "data", lengths=(9000, 6000, 59), copies=1, splits=("train",))
+    for padding in (True, False):
+        run = make_run(data, write_teacher(tmp_path), task={"enable_padding": padding})
+        task, _ = build(run)
+        task.load_dataset("train")
+        dataset = task.dataset("train")
+        assert len(dataset) == 2, "59 samples are less than the receptive field of 60"
+        batch = dataset.collater([dataset[0], dataset[1]])["net_input"]
+        assert batch["source"].shape == (2, 9000 if padding else 6000)
+        assert ("padding_mask" in batch) == padding
