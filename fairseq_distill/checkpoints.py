@@ -24,7 +24,13 @@ from .safe_load import PathLike, read_pickled, to_plain
 logger = logging.getLogger(__name__)
 
 # fairseq's names of models -> whose arithmetic they follow; our own students say so in their settings
-_FAMILIES = {"hubert": "hubert", "wav2vec2": "wav2vec2", "data2vec_audio": "data2vec", "wavlm": "wavlm", "speech_student": ""}
+_FAMILIES = {
+    "hubert": "hubert",
+    "wav2vec2": "wav2vec2",
+    "data2vec_audio": "data2vec",
+    "wavlm": "wavlm",
+    "speech_student": "",
+}
 _FINE_TUNED_PREFIXES = ("w2v_encoder.w2v_model.", "encoder.w2v_model.")
 # parts that an encoder has whole: a weight in them that it has no place for means that the settings are not the file's
 _OWN_PARTS = ("encoder.layers.", "encoder.pos_conv.", "encoder.layer_norm.", "feature_extractor.", "post_extract_proj.")
@@ -93,7 +99,8 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
     """
     state = read_pickled(path)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        found = f"holds: {', '.join(map(str, list(state)[:8]))}" if isinstance(state, dict) else f"is a {type(state).__name__}"
+        keys = ", ".join(map(str, list(state)[:8])) if isinstance(state, dict) else ""
+        found = f"holds {keys or 'nothing'}" if isinstance(state, dict) else f"is a {type(state).__name__}"
         raise UserError(
             f"{path} is no fairseq or WavLM checkpoint, which holds 'model' with 'cfg' or 'args'; this one {found}"
         )
@@ -102,9 +109,9 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
         model, task, weights = _find_settings(path, state, weights)
         name = _find_name(path, model, weights)
         config = _make_config(name, model, task)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         raise UserError(f"{path} cannot be used: {error}") from error
-    _check_depth(path, config, weights)
+    _check_counts(path, config, weights)
     return EncoderCheckpoint(path, name, config, weights, int(task.get("sample_rate") or 16_000), others)
 
 
@@ -139,23 +146,25 @@ def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tup
 
 
 def _collect_tensors(model: Mapping) -> Tuple[Dict[str, Tensor], Dict[str, int]]:
-    """(tensors with the encoder's names, number of tensors of each entry that is no tensor but a collection of them)."""
+    """(tensors by name, number of tensors of each entry that is no tensor but a collection of them)."""
     weights, others = {}, {}
     for key, value in model.items():
         if isinstance(value, Tensor):
-            weights[key] = value.detach()  # without what a pickle may hang on a tensor: hooks, attributes
-        elif isinstance(value, dict):
-            others[key] = len(value)
+            weights[str(key)] = value.detach()  # without what a pickle may hang on a tensor: hooks, attributes
+        else:
+            others[str(key)] = len(value) if isinstance(value, dict) else 1
     return weights, others
 
 
 def _find_settings(path: PathLike, state: Mapping, weights: Dict[str, Tensor]) -> Tuple[Dict, Dict, Dict[str, Tensor]]:
-    """(model settings, task settings, weights) of the encoder, out of the fine-tuned model around it if there is one."""
+    """(model settings, task settings, weights) of the encoder, taken out of a fine-tuned model around it."""
     cfg, args = to_plain(state.get("cfg")), to_plain(state.get("args"))
     if cfg and "model" not in cfg:  # Microsoft's: flat, and the task's settings among the model's
         return {"_name": "wavlm", **cfg}, cfg, _move_position_bias(weights)
     if not cfg and not args:
-        raise UserError(f"{path} holds neither 'cfg' nor 'args': fairseq did not write it, or its settings were removed")
+        raise UserError(
+            f"{path} holds neither 'cfg' nor 'args': fairseq did not write it, or its settings were removed"
+        )
     model, task = _split(cfg or args)
     prefix = next((p for p in _FINE_TUNED_PREFIXES if any(key.startswith(p) for key in weights)), None)
     if prefix is None:
@@ -180,7 +189,8 @@ def _split(settings: Dict) -> Tuple[Dict, Dict]:
 
 def _move_position_bias(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """Microsoft keeps the position bias that all layers share in layer 0, see `TransformerEncoder`."""
-    return {key.replace("layers.0.self_attn.relative_attention_bias", "relative_attention_bias"): weights[key] for key in weights}
+    theirs = "layers.0.self_attn.relative_attention_bias"
+    return {key.replace(theirs, "relative_attention_bias"): value for key, value in weights.items()}
 
 
 def _find_name(path: PathLike, model: Mapping, weights: Mapping) -> str:
@@ -192,8 +202,8 @@ def _find_name(path: PathLike, model: Mapping, weights: Mapping) -> str:
             name = "wav2vec2"
     if name not in _FAMILIES:
         raise UserError(
-            f"{path}: architecture {name!r} is not supported; supported: {', '.join(_FAMILIES)} (Microsoft's files), "
-            "and hubert_ctc, wav2vec_ctc or wav2vec_seq2seq models fine-tuned from these"
+            f"{path}: architecture {name!r:.60} is not supported; supported: {', '.join(_FAMILIES)} "
+            "(wavlm as Microsoft ships it), and hubert_ctc, wav2vec_ctc or wav2vec_seq2seq models fine-tuned from these"
         )
     return name
 
@@ -215,12 +225,16 @@ def _make_config(name: str, model: Mapping, task: Mapping) -> EncoderConfig:
     return config
 
 
-def _check_depth(path: PathLike, config: EncoderConfig, weights: Mapping) -> None:
-    """A wrong number of layers is said in one sentence, and before as many are built as a damaged file may claim."""
-    found = {key.split(".")[2] for key in weights if key.startswith("encoder.layers.")}
-    may_be_empty = config.layer_heads or config.layer_ffn_dims
-    if len(found) < config.encoder_layers and not may_be_empty:
-        raise UserError(
-            f"{path}: weights are missing: its settings say encoder_layers={config.encoder_layers}, "
-            f"but there are weights of {len(found)} layers (encoder.layers.{len(found)}.* is missing)"
-        )
+def _check_counts(path: PathLike, config: EncoderConfig, weights: Mapping) -> None:
+    """Refuse more layers than the file has weights of, before as many are built as a broken file may claim."""
+    said = {"feature_extractor.conv_layers": len(config.conv_layers), "encoder.layers": config.encoder_layers}
+    if config.layer_heads or config.layer_ffn_dims:
+        del said["encoder.layers"]  # a layer without attention and feed-forward has no weights
+    for part, count in said.items():
+        found = {key[len(part) + 1 :].split(".")[0] for key in weights if key.startswith(part + ".")}
+        if len(found) < count:
+            first = next(index for index in range(count) if str(index) not in found)
+            raise UserError(
+                f"{path}: its settings say {count} {part}, but there are weights of {len(found)}: "
+                f"{part}.{first}.* is missing"
+            )

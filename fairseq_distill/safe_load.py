@@ -1,8 +1,8 @@
 """Reading a checkpoint file without running any code that it carries.
 
-A `.pt` file is a pickle: it names classes and functions and asks for them to be called. `read_pickled` answers for the
-few names that real fairseq and WavLM checkpoints hold, and refuses every other. Even those few it does not look up: each
-is replaced by a `Stored` object that keeps the data and can do nothing, so that no constructor, `__setstate__` or
+A `.pt` file is a pickle: it names classes and functions and asks for them to be called. `read_pickled` allows the few
+names that real fairseq and WavLM checkpoints hold, and refuses every other. Even those few it does not look up: each is
+replaced by a `Stored` object that keeps the data and can do nothing, so that no constructor, `__setstate__` or
 comparison of theirs runs, and files of any omegaconf or numpy version read the same. Only tensors are built for real.
 `to_plain` turns stored settings into dicts and lists.
 
@@ -34,16 +34,19 @@ PathLike = Union[str, Path]
 
 _HAS_NAMED_ALLOW_LIST = torch.__version__ >= (2, 6)
 
-# what files hold: settings of the argparse era; settings as omegaconf 2.0 to 2.3 pickles them; label dictionaries; numbers
-# and arrays among the training statistics
+# what files hold: settings of the argparse era, settings as omegaconf 2.0 to 2.3 pickles them, label dictionaries, and
+# numpy's numbers and arrays among the training statistics
 _STORED_NAMES = (
     "argparse.Namespace",
     "fairseq.data.dictionary.Dictionary",
-    *("omegaconf." + n for n in ("dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata", "base.Metadata")),
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
     *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "String", "Integer", "Float", "Boolean")),
     "collections.defaultdict",
     "typing.Any",
-    *(f"builtins.{kind}" for kind in ("dict", "list", "tuple", "set", "int", "float", "str", "bool", "bytes", "bytearray")),
+    *(f"builtins.{kind}" for kind in "dict list tuple set int float str bool bytes bytearray".split()),
     "numpy.dtype",
     "numpy.ndarray",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
@@ -55,13 +58,15 @@ _TENSOR_BUILDERS = {
     "torch.Size": torch.Size,
     "torch.device": torch.device,
     "torch.storage.UntypedStorage": torch.UntypedStorage,
-    **{f"torch._utils.{f}": getattr(torch._utils, f) for f in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")},
+    "torch._utils._rebuild_tensor": torch._utils._rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
     **{str(kind): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)},
 }
 
 
 class Stored:
-    """What a file says of an object whose class is not looked up: its pickled arguments and attributes, no behaviour."""
+    """What a file says of an object whose class is not looked up: arguments and attributes, no behaviour."""
 
     arguments: Tuple[Any, ...]
     attributes: Dict[str, Any]
@@ -100,7 +105,7 @@ def read_pickled(path: PathLike) -> Any:
 
 
 def to_plain(value: Any, _done: Optional[Dict[int, Any]] = None) -> Any:
-    """Settings as plain dicts and lists: namespaces and omegaconf's containers unwrapped, interpolations left as text."""
+    """Settings as plain dicts and lists: namespaces and omegaconf's containers unwrapped, interpolations as text."""
     done = {} if _done is None else _done
     if isinstance(value, Stored):
         attributes = value.attributes
@@ -120,10 +125,11 @@ def to_plain(value: Any, _done: Optional[Dict[int, Any]] = None) -> Any:
 def allow_fairseq_types() -> None:
     """Let stock fairseq's own `torch.load` read fairseq's own checkpoints under torch 2.6 and later.
 
-    This list is everybody's in the process, and its classes are the real ones. It is therefore only what fairseq writes:
-    settings, dictionaries and numpy's plain numbers. Left out on purpose: `numpy.ndarray`, which can be told to take bytes
-    of the file for addresses of objects; numpy's types with fields or objects, for the same reason; fairseq's dataclasses
-    and omegaconf's typed nodes, which do not occur in its files.
+    This list is everybody's in the process, and its classes are the real ones. It is therefore only what fairseq
+    writes: settings, dictionaries and numpy's plain numbers. Left out on purpose: `numpy.ndarray`, which can be told to
+    take bytes of the file for addresses of objects; numpy's types with fields or objects, for the same reason;
+    fairseq's dataclasses and omegaconf's typed nodes, which its files do not hold. omegaconf's containers resolve
+    `${...}` when they are looked into, by the resolvers that the process has registered, as fairseq has always done.
     """
     if not _HAS_NAMED_ALLOW_LIST:
         return
@@ -163,7 +169,7 @@ def _read_restricted(path: Path, mmap: bool) -> Any:
 
 
 class _RestrictedUnpickler(pickle._Unpickler):
-    """torch's `weights_only` rules for older torch: calls only what is listed, sets attributes only of `Stored` objects.
+    """torch's `weights_only` rules for older torch: calls what is listed, sets attributes of `Stored` objects only.
 
     The Python implementation, because the C one sets attributes of anything that it is told to, classes included.
     """
@@ -211,12 +217,13 @@ def _check_looks_like_checkpoint(path: Path) -> bool:
     if not text:
         raise UserError(f"{path} is empty")
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise UserError(f"{path} is a web page, not a checkpoint: the download did not give the file; download it again")
+        raise UserError(f"{path} is a web page, not a checkpoint: the download failed; download it again")
     if text.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path} is a git-lfs pointer, not the checkpoint itself: run 'git lfs pull' where it comes from")
+        raise UserError(f"{path} is a git-lfs pointer, not the checkpoint: run 'git lfs pull' where it comes from")
     is_zip = start.startswith(b"PK\x03\x04")
     if is_zip and not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is cut short ({path.stat().st_size} bytes, no end of archive): copy or download it again")
+        size = path.stat().st_size
+        raise UserError(f"{path} is cut short ({size} bytes, no end of archive): copy or download it again")
     # asked of torch's own reader, which decides by the same list whether it runs the file
     if is_zip and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
         raise UserError(f"{path} is refused: it is a TorchScript program, which would run, not a checkpoint")

@@ -111,11 +111,10 @@ else
     # a quarter of the teacher's parameters, layer to layer, in a short training; see the recipe for the rest
     shape=(
         model.encoder_layers=4 model.encoder_embed_dim=96 model.encoder_ffn_embed_dim=320 model.encoder_attention_heads=3
-        model.conv_pos=64 model.dropout=0 model.attention_dropout=0 model.activation_dropout=0
+        +model.conv_pos=64 model.dropout=0 model.attention_dropout=0 model.activation_dropout=0
         "criterion.groups='[[1],[2],[3],[4]]'"
         dataset.batch_size=16 "optimization.lr=[0.002]" lr_scheduler.warmup_updates=40 optimization.max_update=400
         common.log_interval=50 checkpoint.save_interval_updates=100
-        dataset.validate_interval=100 dataset.validate_interval_updates=100
     )
 fi
 distil=(

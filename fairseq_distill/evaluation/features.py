@@ -108,7 +108,7 @@ def pool_manifest(encoder: SpeechEncoder, manifest: Manifest) -> PooledSplit:
     shape = (utterances, encoder.cfg.encoder_layers + 1, encoder.cfg.encoder_embed_dim)
     features = np.full(shape, np.nan, dtype=np.float32)
     unreadable: Dict[int, str] = {}
-    for row in tqdm(range(utterances), desc=f"features of {manifest.file}", unit="utterance", mininterval=1):
+    for row in tqdm(range(utterances), desc=f"features of {manifest.file}", unit="utterance", mininterval=5):
         try:
             wave = read_wave(manifest.path(row), SAMPLE_RATE, manifest.sizes[row], shortest)
             features[row] = pool_wave(encoder, wave)

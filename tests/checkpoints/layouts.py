@@ -31,7 +31,8 @@ SMALL = dict(
     conv_pos_groups=4,
     final_dim=20,
 )
-LARGE = dict(layer_norm_first=True, extractor_mode="layer_norm", conv_bias=True)  # what tells Large from Base, but the size
+# what tells Large from Base, but the size
+LARGE = dict(layer_norm_first=True, extractor_mode="layer_norm", conv_bias=True)
 QUANTIZER = dict(quantize_targets=True, latent_vars=10, latent_dim=16)
 
 
@@ -92,9 +93,8 @@ def make_wavlm_state(large: bool) -> Dict[str, torch.Tensor]:
     shapes = {"encoder.layers.0.self_attn.relative_attention_bias.weight": (32, heads)}
     for index in range(SMALL["encoder_layers"]):
         name = f"encoder.layers.{index}.self_attn"
-        shapes.update(
-            {f"{name}.grep_a": (1, heads, 1, 1), f"{name}.grep_linear.weight": (8, head_dim), f"{name}.grep_linear.bias": (8,)}
-        )
+        shapes[f"{name}.grep_a"] = (1, heads, 1, 1)
+        shapes[f"{name}.grep_linear.weight"], shapes[f"{name}.grep_linear.bias"] = (8, head_dim), (8,)
     return {**state, **{key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}}
 
 
@@ -110,8 +110,10 @@ def wavlm_to_torchaudio(state: Dict[str, torch.Tensor]) -> Dict[str, torch.Tenso
         key = key.replace("pos_conv.0.weight_g", "pos_conv_embed.conv.parametrizations.weight.original0")
         key = key.replace("pos_conv.0.weight_v", "pos_conv_embed.conv.parametrizations.weight.original1")
         key = key.replace("pos_conv.0.bias", "pos_conv_embed.conv.bias")
-        key = key.replace("self_attn_layer_norm", "layer_norm").replace("self_attn.relative_attention_bias", "attention.rel_attn_embed")
-        key = key.replace("self_attn.grep_linear", "attention.gru_rel_pos_linear").replace("self_attn.grep_a", "attention.gru_rel_pos_const")
+        key = key.replace("self_attn_layer_norm", "layer_norm")
+        key = key.replace("self_attn.relative_attention_bias", "attention.rel_attn_embed")
+        key = key.replace("self_attn.grep_linear", "attention.gru_rel_pos_linear")
+        key = key.replace("self_attn.grep_a", "attention.gru_rel_pos_const")
         key = key.replace("self_attn.out_proj", "attention.attention.out_proj")
         key = key.replace("fc1", "feed_forward.intermediate_dense").replace("fc2", "feed_forward.output_dense")
         renamed[key] = value
@@ -148,9 +150,9 @@ def hydra_cfg(model_name: str, model: Any, task: Dict[str, Any], **changes: Any)
     }
 
 
-def write_fairseq(path, state: Dict[str, Any], cfg: Any = None, args: Any = None, task_state: Any = None, **save_options: Any):
+def write_fairseq(path, state: Dict, cfg: Any = None, args: Any = None, task_state: Any = None, **options: Any):
     """Write a checkpoint with all that fairseq's trainer puts beside the model; returns the path."""
-    statistics = [(10, "loss", "AverageMeter", {"val": np.float64(2.5), "sum": torch.tensor(9.0), "count": 4, "round": 3})]
+    meter = {"val": np.float64(2.5), "sum": torch.tensor(9.0), "count": 4, "round": 3}
     content = {
         "args": args,
         "cfg": cfg,
@@ -166,17 +168,17 @@ def write_fairseq(path, state: Dict[str, Any], cfg: Any = None, args: Any = None
         ],
         "task_state": task_state or {},
         "extra_state": {
-            "metrics": OrderedDict([("default", statistics)]),
+            "metrics": OrderedDict([("default", [(10, "loss", "AverageMeter", meter)])]),
             "previous_training_time": 12.5,
             "train_iterator": {"epoch": 2, "iterations_in_epoch": 0, "shuffle": True},
             "val_loss": np.float32(2.25),
             "best": np.int64(2),
         },
-        "last_optimizer_state": {"state": {0: {"step": 100, "exp_avg": torch.zeros(5)}}, "param_groups": [{"lr": 5e-4}]},
+        "last_optimizer_state": {"state": {0: {"step": 9, "exp_avg": torch.zeros(5)}}, "param_groups": [{"lr": 5e-4}]},
     }
     if cfg is None:
         del content["cfg"], content["task_state"]  # the argparse era knew neither
-    torch.save(content, path, **save_options)
+    torch.save(content, path, **options)
     return path
 
 
@@ -213,8 +215,9 @@ def write_wav2vec_ctc(path, model: Wav2Vec2Model, normalize: bool = False, argpa
     settings = fine_tuned_settings("wav2vec_ctc", normalize, w2v_args)
     weights = _build_fine_tuned(Wav2VecCtc, settings, {**task, "normalize": normalize}, state, model).state_dict()
     if argparse_era:
-        args = {**settings, "arch": "wav2vec_ctc", "task": "audio_pretraining", "w2v_args": argparse_settings(model, normalize)}
-        return write_fairseq(path, weights, args=Namespace(**args))
+        w2v_args = argparse_settings(model, normalize)
+        args = Namespace(**{**settings, "arch": "wav2vec_ctc", "task": "audio_pretraining", "w2v_args": w2v_args})
+        return write_fairseq(path, weights, args=args)
     return write_fairseq(path, weights, cfg=hydra_cfg("wav2vec_ctc", settings, task, **changes), task_state=state)
 
 
@@ -232,7 +235,7 @@ def write_wavlm(path, state: Dict[str, torch.Tensor], **cfg: Any):
     """WavLM-Base.pt, WavLM-Large.pt as Microsoft ships them: `cfg` flat, nothing but `cfg` and `model`."""
     settings = {
         **{key: value for key, value in SMALL.items() if key != "final_dim"},
-        **dict(activation_fn="gelu", dropout=0.1, attention_dropout=0.1, mask_prob=0.8, mask_length=10, normalize=False),
+        **dict(activation_fn="gelu", dropout=0.1, attention_dropout=0.1, mask_prob=0.8, normalize=False),
         **dict(extractor_mode="default", conv_bias=False, layer_norm_first=False, feature_grad_mult=0.1),
         **dict(relative_position_embedding=True, num_buckets=32, max_distance=20, gru_rel_pos=True),
         **dict(expand_attention_head_size=-1, encoder_layerdrop=0.05),
@@ -243,16 +246,17 @@ def write_wavlm(path, state: Dict[str, torch.Tensor], **cfg: Any):
 
 def argparse_settings(model: Wav2Vec2Model, normalize: bool) -> Namespace:
     """The settings of a model as `fairseq-train` kept them before hydra."""
-    settings = plain_settings(model.cfg, arch="wav2vec2", task="audio_pretraining", normalize=normalize, sample_rate=16_000)
+    settings = plain_settings(model.cfg, arch="wav2vec2", task="audio_pretraining", normalize=normalize)
     for later in ("_name", "layer_type", "conv_pos_batch_norm", "pos_conv_depth", "checkpoint_activations", "adp_num"):
         settings.pop(later, None)
-    settings.update(latent_temp="(2,0.5,0.999995)", data="/nowhere", criterion="wav2vec", fp16=True, lr=[0.0005], max_tokens=1)
+    settings.update(latent_temp="(2,0.5,0.999995)", data="/nowhere", criterion="wav2vec", sample_rate=16_000, lr=[5e-4])
     return Namespace(**settings)
 
 
 def hubert_task(normalize: bool) -> Dict[str, Any]:
     """Task section of a HuBERT checkpoint."""
-    return {"_name": "hubert_pretraining", "normalize": normalize, "label_rate": 400.0, "labels": ["km"], "fine_tuning": False}
+    labels = {"label_rate": 400.0, "labels": ["km"], "fine_tuning": False}
+    return {"_name": "hubert_pretraining", "normalize": normalize, **labels}
 
 
 def fine_tuned_settings(name: str, normalize: bool, w2v_args: Dict[str, Any]) -> Dict[str, Any]:
@@ -260,7 +264,7 @@ def fine_tuned_settings(name: str, normalize: bool, w2v_args: Dict[str, Any]) ->
     return dict(_name=name, w2v_path="/nowhere/pretrained.pt", normalize=normalize, data="/nowhere", w2v_args=w2v_args)
 
 
-def _build_fine_tuned(model_class: type, settings: Dict[str, Any], task_settings: Dict[str, Any], state: Dict, pretrained):
+def _build_fine_tuned(model_class: type, settings: Dict, task_settings: Dict, state: Dict, pretrained: torch.nn.Module):
     """Stock fairseq's fine-tuning model with `pretrained`'s weights inside, as fairseq sets it up when it loads one."""
     task = tasks.setup_task(OmegaConf.create({"data": "/nowhere", "sample_rate": 16_000, **task_settings}))
     task.load_state_dict(state)
@@ -268,7 +272,8 @@ def _build_fine_tuned(model_class: type, settings: Dict[str, Any], task_settings
     with open_dict(cfg):
         cfg.update(settings)
     model = randomize(model_class.build_model(cfg, task))
-    weights = {key: value for key, value in pretrained.state_dict().items() if key != "label_embs_concat"}  # of other labels
+    weights = pretrained.state_dict()
+    weights.pop("label_embs_concat", None)  # of other labels
     result = model.w2v_encoder.w2v_model.load_state_dict(weights, strict=False)
     assert set(result.missing_keys) <= {"label_embs_concat"}
     return model.eval()

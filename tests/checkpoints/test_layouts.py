@@ -49,7 +49,7 @@ def make_waves(padded):
 
 
 def run_stock(model, waves, mask, normalize):
-    """Stock model on waves prepared as fairseq's data set does it: (x, frame mask, [what enters layer 1, layer outputs])."""
+    """Stock model on waves prepared as fairseq's data set does it: (x, frame mask, hidden states)."""
     prepared = torch.zeros_like(waves)
     for row, wave in enumerate(waves):
         wave = wave if mask is None else wave[~mask[row]]
@@ -111,7 +111,8 @@ def test_settings_are_the_files(layout):
     assert checkpoint.sample_rate == 16_000
     for key in ("extractor_mode", "conv_bias", "layer_norm_first", "conv_pos", "conv_feature_layers", "dropout"):
         assert getattr(checkpoint.config, key) == getattr(model.cfg, key), key
-    assert checkpoint.config.family == {"HuBE": "hubert", "hube": "hubert", "data": "data2vec"}.get(name[:4], "wav2vec2")
+    families = {"HuBE": "hubert", "hube": "hubert", "data": "data2vec"}
+    assert checkpoint.config.family == families.get(name[:4], "wav2vec2")
 
 
 @torch.no_grad()
@@ -179,8 +180,8 @@ def test_wavlm_equals_torchaudio(tmp_path, size):
     assert out.x.size(1) > 20  # beyond max_distance, so that the last bucket is used
     if not large:
         return
-    # torchaudio's WavLM takes no padding: a wave in a padded batch must come out as it does alone. Microsoft counts a frame
-    # as valid if any sample in its chunk is, so the last valid frames see some padding
+    # torchaudio's WavLM takes no padding: a wave in a padded batch must come out as it does alone. Microsoft counts a
+    # frame as valid if any sample in its chunk is, so the last valid frames see some padding
     mask = torch.arange(SAMPLES) >= torch.tensor([SAMPLES, 2800, 1600])[:, None]
     out = encoder(waves.masked_fill(mask, 0), padding_mask=mask)
     for row, wave in enumerate(waves):

@@ -1,4 +1,4 @@
-"""`fairseq-distill evaluate` end to end: figures, reasons for missing ones, one JSON object, sentences for bad input."""
+"""`fairseq-distill evaluate` end to end: figures, reasons for missing ones, JSON, and a sentence for bad input."""
 
 import json
 import shutil
@@ -155,14 +155,15 @@ def test_speakers_that_allow_neither_figure(keywords, run):
 
 
 def test_real_teacher_beats_random_weights(shared_data, tmp_path):
-    """Three of the ten digits, a few of each: the teacher's features tell them apart better than the same network untrained."""
+    """Three of the ten digits, a few of each: the teacher tells them apart better than the same network untrained."""
     manifests = shared_data / "speech" / "manifest" / "digits"
     for split, count in (("train", 45), ("valid", 9), ("test", 24)):
         rows = (manifests / f"{split}.tsv").read_text().splitlines()[1:]
         labels = (manifests / f"{split}.keyword").read_text().splitlines()
         keep = [row for row, text in enumerate(labels) if text in ("0", "1", "2")]
         keep = [keep[i] for i in np.linspace(0, len(keep) - 1, count).astype(int)]
-        (tmp_path / f"{split}.tsv").write_text("\n".join([str(shared_data / "speech"), *(rows[k] for k in keep)]) + "\n")
+        lines = [str(shared_data / "speech"), *(rows[k] for k in keep)]
+        (tmp_path / f"{split}.tsv").write_text("\n".join(lines) + "\n")
         (tmp_path / f"{split}.keyword").write_text("".join(labels[k] + "\n" for k in keep))
     path = shared_data / "teacher" / "hubert_small.pt"
     teacher = evaluate(path, tmp_path, "keyword", tmp_path / "cache")
