@@ -1,0 +1,67 @@
+"""`fairseq-distill info`, and how the command line reports what the user can mend."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fairseq_distill.cli.main import main
+from fairseq_distill.encoder.config import EncoderConfig
+from fairseq_distill.encoder.model import SpeechEncoder
+
+from ..distillation.test_teacher import save_teacher
+from ..encoder.builders import SMALL
+from ..tasks.runs import environment
+
+
+def test_json_counts_what_is_in_the_file(tmp_path, capsys):
+    path = save_teacher(tmp_path / "teacher.pt")
+    assert main(["info", path, "--json", "--seconds", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    state = torch.load(path, weights_only=True)["model"]
+    assert found["parameters"]["with_heads"] == sum(v.numel() for v in state.values())
+    outside = ("mask_emb", "final_proj", "label_embs_concat")
+    assert found["parameters"]["encoder"] == sum(v.numel() for k, v in state.items() if not k.startswith(outside))
+    assert (found["family"], found["layers"], found["width"], found["frames_per_second"]) == ("hubert", 3, 48, 400.0)
+    assert found["macs_per_second"] == sum(part["macs"] for part in found["parts"]) / 2
+    assert [part["name"] for part in found["parts"]][-3:] == ["layer 1", "layer 2", "layer 3"]
+
+
+def test_table_has_a_row_for_each_layer(tmp_path, capsys):
+    assert main(["info", save_teacher(tmp_path / "teacher.pt")]) == 0
+    out = capsys.readouterr().out
+    assert "hubert (family hubert), 3 layers x 48, post-norm, group-norm extractor" in out
+    row = next(line for line in out.splitlines() if line.startswith("layer 2"))
+    layer = SpeechEncoder(EncoderConfig.from_settings(SMALL)).encoder.layers[1]
+    assert f"{sum(p.numel() for p in layer.parameters()):,}" in row and "4 heads x 12, 80 units" in row
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (None, "no such file"),
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html>404</html>", "is a web page"),
+        (b"PK\x03\x04 cut", "is cut short"),
+    ],
+)
+def test_bad_files_are_one_sentence_and_exit_code_1(tmp_path, capsys, content, sentence):
+    path = tmp_path / "file.pt"
+    if content is not None:
+        path.write_bytes(content)
+    assert main(["info", str(path)]) == 1
+    err = capsys.readouterr().err
+    assert sentence in err and str(path) in err and "Traceback" not in err
+    assert content is None or path.read_bytes() == content
+
+
+def test_program_exits_with_1_and_help_names_every_command(tmp_path):
+    line = [sys.executable, "-W", "ignore", "-m", "fairseq_distill.cli.main"]
+    options = dict(env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    bad = subprocess.run([*line, "info", str(tmp_path / "nothing.pt")], **options)
+    assert bad.returncode == 1 and bad.stderr.strip().splitlines()[-1].endswith("nothing.pt: no such file")
+    shown = subprocess.run([*line, "--help"], **options)
+    assert shown.returncode == 0
+    assert all(f"    {name} " in shown.stdout for name in ("info", "evaluate", "configs"))
