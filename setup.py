@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-# The plain install names nothing that owns `fairseq/` or pins torch, hydra or omegaconf: people bring their own fairseq.
+# The plain install brings nothing that owns `fairseq/` and no torch, hydra or omegaconf: people have their own fairseq.
 PLAIN = ["numpy", "scikit-learn", "scipy", "soundfile", "tqdm"]
 
 FAIRSEQ = [

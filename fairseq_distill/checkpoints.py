@@ -10,7 +10,9 @@
 """
 
 import logging
+import reprlib
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from typing import Any, Dict, List, Mapping, Tuple
 
 import torch
@@ -109,10 +111,11 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
         model, task, weights = _find_settings(path, state, weights)
         name = _find_name(path, model, weights)
         config = _make_config(name, model, task)
+        sample_rate = int(task.get("sample_rate") or 16_000)
     except (ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
-        raise UserError(f"{path} cannot be used: {error}") from error
+        raise UserError(f"{path} cannot be used: {str(error) or type(error).__name__}") from error
     _check_counts(path, config, weights)
-    return EncoderCheckpoint(path, name, config, weights, int(task.get("sample_rate") or 16_000), others)
+    return EncoderCheckpoint(path, name, config, weights, sample_rate, others)
 
 
 def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tuple[Dict[str, Tensor], List[str]]:
@@ -202,7 +205,7 @@ def _find_name(path: PathLike, model: Mapping, weights: Mapping) -> str:
             name = "wav2vec2"
     if name not in _FAMILIES:
         raise UserError(
-            f"{path}: architecture {name!r:.60} is not supported; supported: {', '.join(_FAMILIES)} "
+            f"{path}: architecture {reprlib.repr(name)} is not supported; supported: {', '.join(_FAMILIES)} "
             "(wavlm as Microsoft ships it), and hubert_ctc, wav2vec_ctc or wav2vec_seq2seq models fine-tuned from these"
         )
     return name
@@ -216,9 +219,13 @@ def _make_config(name: str, model: Mapping, task: Mapping) -> EncoderConfig:
         config.normalize = bool(task.get("normalize", model.get("normalize")) or False)
     for f in fields(config):
         value = getattr(config, f.name)
-        allowed = {int: (int,), float: (int, float), bool: (bool, int), str: (str,)}.get(f.type, (object,))
-        if not isinstance(value, allowed):
-            raise ValueError(f"{f.name}={value!r:.60} is not {f.type.__name__}")
+        if isinstance(f.type, type):
+            allowed = (int, float) if f.type is float else (str, f.type) if issubclass(f.type, Enum) else f.type
+            wrong = not isinstance(value, allowed)
+        else:  # lists and tuples of numbers, optional texts
+            wrong = not all(isinstance(item, (int, float, str)) for item in value or ())
+        if wrong:
+            raise ValueError(f"{f.name}={reprlib.repr(value)} is not of type {f.type}")
     if model.get("quantize_input"):
         raise ValueError("quantize_input of wav2vec 2.0 is not supported")
     config.check()

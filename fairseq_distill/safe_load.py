@@ -14,6 +14,7 @@ import argparse
 import collections
 import pickle
 import pickletools
+import re
 import tarfile
 import threading
 import types
@@ -21,7 +22,7 @@ import typing
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, which pickles of protocol 2 use
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 import omegaconf
@@ -212,6 +213,7 @@ def _check_looks_like_checkpoint(path: Path) -> bool:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     with open(path, "rb") as file:
+        is_zip = _starts_like_zip(file)
         start = file.read(512)
     text = start.lstrip().lower()
     if not text:
@@ -220,7 +222,6 @@ def _check_looks_like_checkpoint(path: Path) -> bool:
         raise UserError(f"{path} is a web page, not a checkpoint: the download failed; download it again")
     if text.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a git-lfs pointer, not the checkpoint: run 'git lfs pull' where it comes from")
-    is_zip = start.startswith(b"PK\x03\x04")
     if is_zip and not zipfile.is_zipfile(path):
         size = path.stat().st_size
         raise UserError(f"{path} is cut short ({size} bytes, no end of archive): copy or download it again")
@@ -239,8 +240,10 @@ def _explain(path: Path, error: Exception) -> str:
             f"{path} is refused: it asks for {', '.join(refused[:5])}, which no checkpoint of fairseq or WavLM needs. "
             "Loading it could run code that the file carries; nothing was run"
         )
-    reason = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
-    return f"{path} cannot be read as a checkpoint (damaged, cut short, or another format): {reason[0]:.300}"
+    # torch puts advice to load without checks around the cause
+    cause = re.search(r"WeightsUnpickler error:\s*(.+)", str(error)) or re.search("(.+)", str(error))
+    reason = cause.group(1) if cause else repr(error)
+    return f"{path} cannot be read as a checkpoint (damaged, cut short, or another format): {reason:.300}"
 
 
 def _is_listed(name: str) -> bool:
@@ -258,18 +261,24 @@ def _names_asked_for(path: Path) -> Iterator[str]:
                 yield _name_today(*strings[-2:])
             elif isinstance(argument, str):
                 strings.append(argument)
-    except (ValueError, EOFError, zipfile.BadZipFile):
-        return  # the end of what can be parsed
+    except Exception:  # whatever damage makes the parsers raise: the names up to there are what there is to tell
+        return
 
 
 def _parse_pickles(path: Path) -> Iterator[Tuple[pickletools.OpcodeInfo, Any, Optional[int]]]:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith("data.pkl"):
-                    with archive.open(name) as file:
-                        yield from pickletools.genops(file)
-        return
     with open(path, "rb") as file:
+        if _starts_like_zip(file):
+            with zipfile.ZipFile(file) as archive:
+                for name in archive.namelist():
+                    if name.endswith("data.pkl"):
+                        yield from pickletools.genops(archive.open(name))
+            return
         for _ in range(4):  # torch's format before 1.6: a magic number, a version, the machine, and then the object
             yield from pickletools.genops(file)
+
+
+def _starts_like_zip(file: BinaryIO) -> bool:
+    """torch's own test; zipfile's looks at the end, where any file can hold an archive."""
+    start = file.read(4)
+    file.seek(0)
+    return start == b"PK\x03\x04"

@@ -7,7 +7,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python=${PYTHON:-python3}
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' || { echo "$python: Python 3.9 or newer is needed" >&2; exit 1; }
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' ||
+    { echo "PYTHON=$python: Python 3.9 or newer is needed" >&2; exit 1; }
 
 # One environment per interpreter and requirements, outside the checkout: it takes minutes to make, and clones share it.
 key=$({

@@ -13,6 +13,7 @@
 # Run it again and it goes on where it was.
 set -euo pipefail
 export HYDRA_FULL_ERROR=1
+export PYTHONWARNINGS=ignore  # what fairseq, hydra and torch deprecate in each other; fairseq-distill warns in the log
 PS4='$ '
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -113,7 +114,7 @@ else
         model.encoder_layers=4 model.encoder_embed_dim=96 model.encoder_ffn_embed_dim=320 model.encoder_attention_heads=3
         +model.conv_pos=64 model.dropout=0 model.attention_dropout=0 model.activation_dropout=0
         "criterion.groups='[[1],[2],[3],[4]]'"
-        dataset.batch_size=16 "optimization.lr=[0.002]" lr_scheduler.warmup_updates=40 optimization.max_update=400
+        dataset.batch_size=16 "optimization.lr=[0.002]" lr_scheduler.warmup_updates=30 optimization.max_update=300
         common.log_interval=50 checkpoint.save_interval_updates=100
     )
 fi

@@ -1,0 +1,66 @@
+"""Print, in Markdown, what run.sh measured: python3 print_table.py WORK."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+NAMES = ("teacher", "deep", "wide")
+SHARED_LAYERS = (4, 8, 12)  # teacher layers that both students predict
+
+
+def read_validations(log: Path) -> Dict[int, Dict[str, float]]:
+    """{number of updates: metrics} of every validation in fairseq's JSON log."""
+    found = {}
+    for line in log.read_text().splitlines():
+        if "][valid][" in line:
+            values = json.loads(line[line.index("{") :])
+            found[int(values["valid_num_updates"])] = {k[len("valid_") :]: float(v) for k, v in values.items() if k.startswith("valid_")}
+    return found
+
+
+def load(work: Path, name: str) -> Dict:
+    """One JSON result."""
+    return json.loads((work / "results" / f"{name}.json").read_text())
+
+
+def percent(value: float, interval: Tuple[float, float] = None) -> str:
+    """A fraction in percent, with its interval."""
+    text = f"{100 * value:.1f} %"
+    return f"{text} ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})" if interval else text
+
+
+def print_rows(title: List[str], rows: List[List[str]]) -> None:
+    """A Markdown table."""
+    for row in (title, ["---"] * len(title), *rows):
+        print("| " + " | ".join(row) + " |")
+    print()
+
+
+def main(work: Path) -> None:
+    """Print both tables."""
+    rows = []
+    for name in NAMES:
+        info = load(work, f"{name}.info")
+        size = [f"{info['parameters']['encoder'] / 1e6:.2f} M", f"{info['macs_per_second'] / 1e9:.2f} G"]
+        for weights in ("trained", "random"):
+            keywords = [load(work, f"{name}.{weights}.{corpus}") for corpus in ("wakeword", "digits")]
+            speakers = load(work, f"{name}.{weights}.speakers")
+            accuracy = [percent(k["accuracy"], k["accuracy_interval"]) for k in keywords]
+            label = name if weights == "trained" else f"{name}'s shape, random weights"
+            rows.append([label, *size, *accuracy, percent(speakers["eer"])])
+    print_rows(["network", "parameters", "MACs per second", "wakeword", "digits", "speakers, EER"], rows)
+
+    rows = []
+    for name in NAMES[1:]:
+        validations = read_validations(work / name / "hydra_train.log")
+        for updates in sorted(validations):
+            values = validations[updates]
+            layers = [f"{values[f'l1_{layer}']:.3f} / {values[f'log_sigmoid_cosine_{layer}']:.3f}" for layer in SHARED_LAYERS]
+            rows.append([name, str(updates), f"{values['loss']:.4f}", *layers])
+    titles = [f"layer {layer}: L1 / -log sigmoid cos" for layer in SHARED_LAYERS]
+    print_rows(["student", "updates", "held-out loss", *titles], rows)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Two students of a real teacher on real speech, each a quarter of its size: deep and thin, shallow and wide.
+#
+#   DATA=/folder/with/speech/and/teacher bash examples/real_speech/run.sh
+#
+# DATA     holds manifests.py, speech/ and teacher/hubert_small.pt (default: ../shared/data beside the checkout)
+# WORK     where everything goes (default: ./real_speech)
+# UPDATES  length of each training (default: 500, about 10 minutes on two cores)
+#
+# Run it again and it goes on where it was. It ends with the table of docs/results.md.
+set -euo pipefail
+export HYDRA_FULL_ERROR=1
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+DATA=$(cd "${DATA:-$root/../shared/data}" && pwd)
+WORK=${WORK:-$PWD/real_speech}
+UPDATES=${UPDATES:-500}
+mkdir -p "$WORK"
+WORK=$(cd "$WORK" && pwd)
+teacher=$DATA/teacher/hubert_small.pt
+
+if [ ! -e "$WORK/manifests" ]; then
+    python3 "$DATA/manifests.py" "$WORK/manifests.partial/all" wakeword barista librispeech digits
+    for corpus in wakeword digits librispeech; do
+        python3 "$DATA/manifests.py" "$WORK/manifests.partial/$corpus" "$corpus"
+    done
+    mv "$WORK/manifests.partial" "$WORK/manifests"
+fi
+
+# distil NAME RECIPE OVERRIDES...: what both trainings share, and what differs
+distil() {
+    local name=$1 recipe=$2
+    shift 2
+    [ ! -e "$WORK/$name.pt" ] || { echo "== $name: skipped, $WORK/$name.pt is there"; return; }
+    common=(
+        fairseq-hydra-train --config-dir "$root/config/distill" --config-name "$recipe" +machine=cpu
+        hydra.run.dir="$WORK/$name" checkpoint.save_dir="$WORK/$name" task.data="$WORK/manifests/all" task.teacher="$teacher"
+        dataset.batch_size=null dataset.max_tokens=320000 task.max_sample_size=160000
+        "optimization.lr=[0.001]" lr_scheduler.warmup_updates=50 lr_scheduler.total_num_update="$UPDATES"
+        model.dropout=0 model.attention_dropout=0 model.activation_dropout=0 model.feature_grad_mult=1
+        common.log_interval=50 dataset.validate_interval=1000 dataset.validate_interval_updates=1000 checkpoint.save_interval_updates=100
+        "$@"
+    )
+    # one update first: its validation is the loss that distillation starts from
+    [ -e "$WORK/$name/checkpoint_last.pt" ] || "${common[@]}" optimization.max_update=1
+    "${common[@]}" optimization.max_update="$UPDATES"
+    cp "$WORK/$name/checkpoint_last.pt" "$WORK/$name.partial"
+    mv "$WORK/$name.partial" "$WORK/$name.pt"
+}
+
+distil deep deep_12x384 model.encoder_embed_dim=128 model.encoder_ffn_embed_dim=384 model.encoder_attention_heads=4
+distil wide wide_3x768 model.encoder_layers=2 model.encoder_embed_dim=256 model.encoder_ffn_embed_dim=1024 \
+    model.encoder_attention_heads=8
+
+# measure RESULT ARGUMENTS: keep the JSON of a fairseq-distill command
+mkdir -p "$WORK/results"
+measure() {
+    local result=$WORK/results/$1.json
+    shift
+    [ -e "$result" ] || { fairseq-distill "$@" --json >"$result.partial" && mv "$result.partial" "$result"; }
+}
+for name in teacher deep wide; do
+    checkpoint=$WORK/$name.pt
+    [ "$name" != teacher ] || checkpoint=$teacher
+    measure "$name.info" info "$checkpoint"
+    for weights in trained random; do
+        option=()
+        [ "$weights" = trained ] || option=(--random-weights 1)
+        for corpus in wakeword digits; do
+            measure "$name.$weights.$corpus" evaluate "$checkpoint" --data "$WORK/manifests/$corpus" --cache "$WORK/features" \
+                ${option[@]+"${option[@]}"}
+        done
+        measure "$name.$weights.speakers" evaluate "$checkpoint" --data "$WORK/manifests/librispeech" --label speaker \
+            --cache "$WORK/features" ${option[@]+"${option[@]}"}
+    done
+done
+python3 "$here/print_table.py" "$WORK"
