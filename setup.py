@@ -17,6 +17,8 @@ FAIRSEQ = [
     "torchaudio==2.8.*; python_version < '3.10'",
     "torch==2.11.*; python_version >= '3.10'",
     "torchaudio==2.11.*; python_version >= '3.10'",
+    # fairseq's ctc criterion imports it when it validates.
+    "editdistance",
     # fairseq writes tensorboard logs with it where `common.tensorboard_logdir` is set.
     "tensorboardX",
 ]

@@ -106,8 +106,8 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
         raise UserError(
             f"{path} is no fairseq or WavLM checkpoint, which holds 'model' with 'cfg' or 'args'; this one {found}"
         )
-    weights, others = _collect_tensors(state["model"])
     try:
+        weights, others = _collect_tensors(state["model"])
         model, task, weights = _find_settings(path, state, weights)
         name = _find_name(path, model, weights)
         config = _make_config(name, model, task)

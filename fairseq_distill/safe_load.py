@@ -176,7 +176,8 @@ class _RestrictedUnpickler(pickle._Unpickler):
     """
 
     dispatch = dict(pickle._Unpickler.dispatch)
-    del dispatch[pickle.PERSID[0]]
+    for _code in (pickle.PERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4):
+        del dispatch[_code[0]]
 
     def find_class(self, module: str, name: str) -> Any:
         full = _name_today(module, name)

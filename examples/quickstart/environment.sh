@@ -18,14 +18,15 @@ PYTHON
 
 if [ -n "${PYTHON:-}" ]; then
     python=$(find_python 9 12 "$PYTHON") ||
-        die "PYTHON=$PYTHON is not a Python 3.9 to 3.12 that can make environments (on Debian, install python3-venv)"
+        die "PYTHON=$PYTHON is no Python 3.9 to 3.12 that can make environments (on Debian, install python3-venv)"
 else
     python=$(find_python 11 12 python3 python3.12 python3.11 || find_python 9 10 python3 python3.10 python3.9) ||
-        die "no Python 3.9 to 3.12 with the modules venv and ensurepip found (on Debian, install python3-venv); give PYTHON=..."
+        die "no Python 3.9 to 3.12 that can make environments (on Debian, install python3-venv); give PYTHON=..."
 fi
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 case $version in 3.9 | 3.10)
-    command -v c++ >/dev/null || die "on Python $version fairseq is built from source: install a C++ compiler, or give PYTHON=..."
+    command -v c++ >/dev/null ||
+        die "Python $version needs a C++ compiler to build fairseq: install one, or give PYTHON=..."
     ;;
 esac
 key=$({

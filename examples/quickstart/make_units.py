@@ -1,4 +1,4 @@
-"""K-means units of cepstra at 100 Hz: the labels that HuBERT's first pretraining predicts (train.km, valid.km, dict.km.txt)."""
+"""Make the labels of HuBERT's first pretraining, k-means units of cepstra: train.km, valid.km and dict.km.txt."""
 
 import argparse
 import os
@@ -28,7 +28,7 @@ def cepstra(path: Path) -> np.ndarray:
     """13 MFCC with first and second differences, float32 (frames, 39), 100 frames a second, the first at sample 0."""
     wave, rate = soundfile.read(path, dtype="float32")
     if rate != SAMPLE_RATE or wave.ndim != 1:
-        raise SystemExit(f"{path}: {rate} Hz with shape {wave.shape}, but units are made of 16 kHz mono; convert it first")
+        raise SystemExit(f"{path}: {rate} Hz with shape {wave.shape}, but units need 16 kHz mono; convert it first")
     static = mfcc(torch.from_numpy(wave)[None], sample_frequency=SAMPLE_RATE, use_energy=False).T
     first = compute_deltas(static)
     return torch.cat([static, first, compute_deltas(first)]).T.contiguous().numpy()
@@ -46,7 +46,11 @@ def fit(features: list, clusters: int, seed: int = 0) -> MiniBatchKMeans:
 
 
 def make_units(data: Path, out: Path, clusters: int) -> int:
-    """Write the labels of `data`'s train and valid manifests to `out`, which appears only when complete; frames labelled."""
+    """Write labels of the train and valid manifests in `data` to `out`, which appears only when complete.
+
+    Returns:
+        number of frames labelled.
+    """
     features = {}
     for split in ("train", "valid"):
         paths = read_manifest(data / f"{split}.tsv")

@@ -1,4 +1,4 @@
-"""Print a student beside its teacher: parameters, MACs, distillation loss and keyword accuracy, from files that run.sh left."""
+"""Print a student beside its teacher: parameters, MACs, keyword accuracy and distillation loss, as run.sh left them."""
 
 import argparse
 import json
@@ -43,10 +43,11 @@ def make_row(results: Path, name: str, title: str) -> List[str]:
 def format_table(rows: List[List[str]]) -> str:
     """Rows of cells as aligned text, the first column to the left."""
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
-        for row in rows
-    )
+    lines = []
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:])]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]))
+    return "\n".join(lines)
 
 
 def main() -> None:

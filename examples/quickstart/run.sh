@@ -13,6 +13,7 @@
 # Run it again and it goes on where it was.
 set -euo pipefail
 export HYDRA_FULL_ERROR=1
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}  # threads that wait by spinning are many times slower on busy cores
 export PYTHONWARNINGS=ignore  # what fairseq, hydra and torch deprecate in each other; fairseq-distill warns in the log
 PS4='$ '
 
@@ -40,28 +41,24 @@ run() { (set -x && "$@"); }
 
 # Run a training and show it; of its log only losses and warnings (all of it is in WORK/.../hydra_train.log).
 train() {
+    local loss='[{ ]"(valid_)?loss": "([^"]*)"' update='num_updates": "([0-9]+)"'
     run "$@" | sed -unE \
-        -e 's/.*\]\[(train_inner|valid)\].*[{ ]"(valid_)?loss": "([^"]*)".*num_updates": "([0-9]+)".*/\1: update \4, loss \3/p' \
+        -e "s/.*\\]\\[(train_inner|valid)\\].*$loss.*$update.*/\\1: update \\4, loss \\3/p" \
         -e '/\]\[(WARNING|ERROR)\]/p'
 }
 
-# keep SETTINGS FILE PRODUCT: stop if PRODUCT was made with other settings than these.
+# keep_settings SETTINGS FILE PRODUCT: stop if PRODUCT was made with other settings than these.
 keep_settings() {
     if [ -e "$3" ] && [ "$(cat "$2")" != "$1" ]; then
-        die "$3 was made with [$(cat "$2")], not with [$1]; give WORK=another_folder, or remove $WORK"
+        die "$3 was made with other settings ($(cat "$2")) than these ($1); give WORK=another_folder, or remove $WORK"
     fi
     echo "$1" >"$2"
 }
 
 # --- what is given
-own=
-[ -z "${DATA:-}${TEACHER:-}" ] || own=/own
-WORK=${WORK:-$PWD/quickstart$own}
-mkdir -p "$WORK"
-WORK=$(cd "$WORK" && pwd)
 if [ -n "${DATA:-}" ]; then
     for split in train valid; do
-        [ -f "$DATA/$split.tsv" ] || die "DATA=$DATA holds no $split.tsv; it must be a folder of fairseq audio manifests"
+        [ -f "$DATA/$split.tsv" ] || die "DATA=$DATA holds no $split.tsv; give a folder of fairseq audio manifests"
     done
     DATA=$(cd "$DATA" && pwd)
 fi
@@ -69,11 +66,16 @@ if [ -n "${TEACHER:-}" ]; then
     [ -f "$TEACHER" ] || die "TEACHER=$TEACHER is no file; it must be a checkpoint"
     TEACHER=$(cd "$(dirname "$TEACHER")" && pwd)/$(basename "$TEACHER")
 fi
+own=
+[ -z "${DATA:-}${TEACHER:-}" ] || own=/own
+WORK=${WORK:-$PWD/quickstart$own}
+mkdir -p "$WORK"
+WORK=$(cd "$WORK" && pwd)
 
 # --- environment: the active one if it has everything, else one of our own
 imports="import fairseq, fairseq_distill, espeakng_loader, scipy, sklearn, soundfile, torchaudio"
-if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && command -v fairseq-distill fairseq-hydra-train >/dev/null &&
-    python -c "$imports" 2>/dev/null; then
+if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && command -v fairseq-distill >/dev/null &&
+    command -v fairseq-hydra-train >/dev/null && python -c "$imports" 2>/dev/null; then
     echo "== install: skipped, ${VIRTUAL_ENV:-$CONDA_PREFIX} has everything"
 else
     source "$here/environment.sh"
@@ -111,19 +113,22 @@ if [ -n "${TEACHER:-}" ]; then
 else
     # a quarter of the teacher's parameters, layer to layer, in a short training; see the recipe for the rest
     shape=(
-        model.encoder_layers=4 model.encoder_embed_dim=96 model.encoder_ffn_embed_dim=320 model.encoder_attention_heads=3
-        +model.conv_pos=64 model.dropout=0 model.attention_dropout=0 model.activation_dropout=0
+        model.encoder_layers=4 model.encoder_embed_dim=96 model.encoder_ffn_embed_dim=320
+        model.encoder_attention_heads=3 +model.conv_pos=64
+        model.dropout=0 model.attention_dropout=0 model.activation_dropout=0
         "criterion.groups='[[1],[2],[3],[4]]'"
         dataset.batch_size=16 "optimization.lr=[0.002]" lr_scheduler.warmup_updates=30 optimization.max_update=300
         common.log_interval=50 checkpoint.save_interval_updates=100
     )
 fi
 distil=(
-    fairseq-hydra-train --config-dir "$config" --config-name deep_12x384 "+machine=$machine" hydra.run.dir="$WORK/student"
-    task.data="$speech" task.teacher="$teacher" checkpoint.save_dir="$WORK/student" ${shape[@]+"${shape[@]}"} "$@"
+    fairseq-hydra-train --config-dir "$config" --config-name deep_12x384 "+machine=$machine"
+    task.data="$speech" task.teacher="$teacher" hydra.run.dir="$WORK/student" checkpoint.save_dir="$WORK/student"
+    ${shape[@]+"${shape[@]}"} "$@"
 )
 student=$WORK/student.pt
-keep_settings "${distil[*]}" "$WORK/student.settings" "$WORK/student/checkpoint_last.pt"
+settings="speech $speech, teacher $teacher, overrides: ${*:-none}"
+keep_settings "$settings" "$WORK/student.settings" "$WORK/student/checkpoint_last.pt"
 if step "start: one update, for the loss that distillation starts from" "$WORK/student/checkpoint_last.pt"; then
     train "${distil[@]}" optimization.max_update=1
 fi

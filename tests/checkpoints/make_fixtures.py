@@ -1,6 +1,6 @@
 """Writes fixtures/wav2vec_ctc_omegaconf_VERSION.pt: settings as the installed omegaconf pickles them.
 
-    python -m tests.checkpoints.make_fixtures     once in an environment with omegaconf 2.0, once in one with 2.3
+    python -m tests.checkpoints.make_fixtures     with omegaconf 2.0 and numpy 1, and again with omegaconf 2.3 and numpy 2
 
 fairseq pickled its whole config like this before it saved plain dicts (October 2020 to March 2021): `cfg` is a
 DictConfig with the pretraining settings inside, where a Namespace may stand that omegaconf was talked into keeping.
@@ -38,7 +38,7 @@ def main() -> None:
     weights.update({"w2v_encoder.proj.weight": torch.ones(5, 8), "w2v_encoder.proj.bias": torch.zeros(5)})
     FOLDER.mkdir(exist_ok=True)
     name = f"wav2vec_ctc_omegaconf_{omegaconf.__version__}.pt"
-    torch.save({"args": None, "cfg": cfg, "model": weights}, FOLDER / name)
+    layouts.write_fairseq(FOLDER / name, weights, cfg=cfg)
 
 
 def _is_pretraining(key: str) -> bool:

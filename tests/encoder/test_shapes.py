@@ -151,7 +151,7 @@ def test_encoder_can_be_deep_copied():
 @pytest.mark.parametrize("kind", [{}, PRE_NORM, WAVLM], ids=["post", "pre", "wavlm"])
 def test_export_with_free_batch_and_length(kind):
     encoder = build(**kind)
-    shapes = {0: torch.export.Dim("batch", min=1, max=16), 1: torch.export.Dim("samples", min=1000, max=50_000)}
+    shapes = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
     program = torch.export.export(encoder, (torch.randn(2, 4000),), dynamic_shapes={"source": shapes}, strict=False)
     for batch, samples in ((1, 4000), (3, 7043)):
         waves = torch.randn(batch, samples)

@@ -113,9 +113,10 @@ model: {_name: speech_student, init: "???", like_init: all, mask_prob: 0.5, mask
 def test_stock_masked_prediction_trains_the_student(student, tmp_path):
     """Task hubert_pretraining and criterion hubert as they are; the student only replaces the model's name."""
     checkpoint, _, _ = student
-    data = write_data(tmp_path / "data", splits=("train",))
-    frames = [int(row.split("\t")[1]) // 40 for row in (data / "train.tsv").read_text().splitlines()[1:]]
-    (data / "train.km").write_text("".join(" ".join(str(i % 3) for i in range(n)) + "\n" for n in frames))
+    data = write_data(tmp_path / "data")
+    for split in ("train", "valid"):
+        frames = [int(row.split("\t")[1]) // 40 for row in (data / f"{split}.tsv").read_text().splitlines()[1:]]
+        (data / f"{split}.km").write_text("".join(" ".join(str(i % 3) for i in range(n)) + "\n" for n in frames))
     (data / "dict.km.txt").write_text("0 1\n1 1\n2 1\n")
     (tmp_path / "masked.yaml").write_text(MASKED_PREDICTION)
     settings = {"task.data": data, "model.init": checkpoint, "hydra.run.dir": tmp_path / "run"}
