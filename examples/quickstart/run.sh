@@ -113,7 +113,7 @@ if [ -n "${TEACHER:-}" ]; then
 else
     # a quarter of the teacher's parameters, layer to layer, in a short training; see the recipe for the rest
     shape=(
-        model.encoder_layers=4 model.encoder_embed_dim=96 model.encoder_ffn_embed_dim=320
+        model.encoder_layers=4 model.encoder_embed_dim=96 model.encoder_ffn_embed_dim=304
         model.encoder_attention_heads=3 +model.conv_pos=64
         model.dropout=0 model.attention_dropout=0 model.activation_dropout=0
         "criterion.groups='[[1],[2],[3],[4]]'"

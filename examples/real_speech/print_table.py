@@ -43,7 +43,7 @@ def main(work: Path) -> None:
     for name in NAMES:
         info = load(work, f"{name}.info")
         size = [f"{info['parameters']['encoder'] / 1e6:.2f} M", f"{info['macs_per_second'] / 1e9:.2f} G"]
-        for weights in ("trained", "random"):
+        for weights in ("trained",) if name == "teacher" else ("trained", "random"):
             keywords = [load(work, f"{name}.{weights}.{corpus}") for corpus in ("wakeword", "digits")]
             speakers = load(work, f"{name}.{weights}.speakers")
             accuracy = [percent(k["accuracy"], k["accuracy_interval"]) for k in keywords]

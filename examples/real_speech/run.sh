@@ -59,19 +59,21 @@ measure() {
     shift
     [ -e "$result" ] || { fairseq-distill "$@" --json >"$result.partial" && mv "$result.partial" "$result"; }
 }
+measure_all() {  # NAME CHECKPOINT WEIGHTS [OPTIONS]
+    local name=$1 checkpoint=$2 weights=$3
+    shift 3
+    for corpus in wakeword digits; do
+        measure "$name.$weights.$corpus" evaluate "$checkpoint" --data "$WORK/manifests/$corpus" --cache "$WORK/features" "$@"
+    done
+    measure "$name.$weights.speakers" evaluate "$checkpoint" --data "$WORK/manifests/librispeech" --label speaker \
+        --cache "$WORK/features" "$@"
+}
 for name in teacher deep wide; do
     checkpoint=$WORK/$name.pt
     [ "$name" != teacher ] || checkpoint=$teacher
     measure "$name.info" info "$checkpoint"
-    for weights in trained random; do
-        option=()
-        [ "$weights" = trained ] || option=(--random-weights 1)
-        for corpus in wakeword digits; do
-            measure "$name.$weights.$corpus" evaluate "$checkpoint" --data "$WORK/manifests/$corpus" --cache "$WORK/features" \
-                ${option[@]+"${option[@]}"}
-        done
-        measure "$name.$weights.speakers" evaluate "$checkpoint" --data "$WORK/manifests/librispeech" --label speaker \
-            --cache "$WORK/features" ${option[@]+"${option[@]}"}
-    done
+    measure_all "$name" "$checkpoint" trained
+    # what the same shape reaches without any training
+    [ "$name" = teacher ] || measure_all "$name" "$checkpoint" random --random-weights 1
 done
 python3 "$here/print_table.py" "$WORK"

@@ -74,10 +74,7 @@ def copy_weights(student: SpeechEncoder, checkpoint: EncoderCheckpoint, layers: 
     if asked and len(check_layers(asked, checkpoint.config.encoder_layers)) != depth:
         raise UserError(f"model.init_layers={asked} names {len(asked)} layers for a student of {depth}")
     origin = asked or list(range(1, min(depth, checkpoint.config.encoder_layers) + 1))
-    theirs = {}
-    for key, value in checkpoint.weights.items():
-        theirs[key.replace("layers.0.self_attn.relative_attention_bias", "relative_attention_bias")] = value
-
+    theirs = checkpoint.weights
     parts: Dict[str, Dict[str, str]] = {}  # part of the student -> {its key: their key}
     for key in student.state_dict():
         part, source = _part_and_source(key, origin)

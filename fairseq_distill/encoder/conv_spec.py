@@ -5,6 +5,8 @@ from typing import List, Tuple
 
 ConvLayer = Tuple[int, int, int]
 
+_MAX_LAYERS = 100  # real models have 7; repetition must not fill the memory
+
 
 def parse_conv_layers(spec: str) -> List[ConvLayer]:
     """Read ``"[(512,10,5)] + [(512,3,2)] * 4"`` into ``[(channels, kernel, stride), ...]``.
@@ -19,7 +21,7 @@ def parse_conv_layers(spec: str) -> List[ConvLayer]:
         raise ValueError(f"conv_feature_layers is {len(spec)} characters long; no real model's is")
     try:
         layers = _read(ast.parse(spec.strip(), mode="eval").body)
-    except (SyntaxError, _NotArithmetic, RecursionError) as error:
+    except (SyntaxError, ValueError, _NotArithmetic, RecursionError, MemoryError) as error:
         raise ValueError(
             f"conv_feature_layers must be lists of (channels, kernel, stride) joined by + and *, not {spec!r:.200}"
         ) from error
@@ -78,6 +80,6 @@ def _read(node):
             return left + right
         if isinstance(node.op, ast.Mult):
             items, times = (left, right) if isinstance(left, list) else (right, left)
-            if isinstance(items, list) and isinstance(times, int) and 0 <= times <= 100:
+            if isinstance(items, list) and isinstance(times, int) and 0 <= len(items) * times <= _MAX_LAYERS:
                 return items * times
     raise _NotArithmetic(ast.dump(node)[:80])

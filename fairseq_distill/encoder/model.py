@@ -99,8 +99,8 @@ class SpeechEncoder(HubertModel):
     def forward(
         self,
         source: Tensor,
-        target_list: Optional[List[Tensor]] = None,
         padding_mask: Optional[Tensor] = None,
+        target_list: Optional[List[Tensor]] = None,
         mask: bool = True,
         features_only: bool = False,
         output_layer: Optional[int] = None,
@@ -110,8 +110,8 @@ class SpeechEncoder(HubertModel):
 
         Args:
             source: (batch, samples) waves at 16 kHz.
+            padding_mask: (batch, samples) bool, True = padding. (Stock HuBERT has the targets here; fairseq names both.)
             target_list: label tensors of masked prediction, each (batch, labels).
-            padding_mask: (batch, samples) bool, True = padding.
             mask, features_only, output_layer: as in fairseq's HuBERT.
             layers: hidden states to return, see `encode`.
         """

@@ -173,7 +173,7 @@ def test_convolution_layers_are_not_evaluated(spec, hubert, tmp_path):
     spec = spec.replace("MARKER", str(marker)) if isinstance(spec, str) else spec
     cfg = layouts.hydra_cfg("hubert", hubert.cfg, layouts.hubert_task(False), conv_feature_layers=spec)
     path = layouts.write_fairseq(tmp_path / "hubert.pt", hubert.state_dict(), cfg=cfg)
-    with pytest.raises(UserError, match="hubert.pt.*(conv_feature_layers|conv_layers|MemoryError)"):
+    with pytest.raises(UserError, match="hubert.pt.*(conv_feature_layers|conv_layers)"):
         load_encoder(path)
     assert not marker.exists()
 

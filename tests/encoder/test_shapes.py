@@ -106,6 +106,12 @@ def test_run_stops_after_the_last_layer_asked_for():
         encoder(make_waves()[0], layers=[4])
 
 
+@torch.no_grad()
+def test_the_mask_may_be_given_by_position():
+    encoder, (waves, mask) = build(), make_waves(padded=True)
+    torch.testing.assert_close(encoder(waves, mask).x, encoder(waves, padding_mask=mask).x)
+
+
 def test_layerdrop_never_touches_hidden_states_asked_for():
     encoder = build(encoder_layerdrop=1.0).train()
     waves, _ = make_waves()
