@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import List, Optional, Tuple
 
 VALID_LINE = re.compile(r"\[valid\]\[INFO\] - (\{.*\})$")
-ROWS = (("teacher", "teacher"), ("student", "student"), ("random", "student, random weights"))
+ROWS = {
+    "teacher": "teacher",
+    "student": "student",
+    "start": "student before distillation",  # what it copied from the teacher is already there
+    "random": "student, random weights",
+}
 
 
 def read_losses(log: Path) -> List[Tuple[int, float]]:
@@ -30,7 +35,7 @@ def read_json(path: Path) -> Optional[dict]:
 
 def make_row(results: Path, name: str, title: str) -> List[str]:
     """Cells of one line: title, parameters, MACs, accuracy with its 95 % interval; "-" for what was not measured."""
-    info = read_json(results / f"{'student' if name == 'random' else name}.info.json")
+    info = read_json(results / f"{'teacher' if name == 'teacher' else 'student'}.info.json")
     keyword = read_json(results / f"{name}.keyword.json")
     accuracy = "-"
     if keyword:
@@ -59,7 +64,8 @@ def main() -> None:
 
     measured = (args.results / "random.keyword.json").exists()
     rows = [["", "parameters", "MACs per second of audio", "held-out keywords (95 % interval)"]]
-    rows += [make_row(args.results, name, title) for name, title in ROWS if name != "random" or measured]
+    names = ROWS if measured else ("teacher", "student")
+    rows += [make_row(args.results, name, ROWS[name]) for name in names]
     print(format_table(rows))
     if measured:
         print(f"chance on keywords: {read_json(args.results / 'student.keyword.json')['chance']:.1%}")

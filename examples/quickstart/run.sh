@@ -47,6 +47,12 @@ train() {
         -e '/\]\[(WARNING|ERROR)\]/p'
 }
 
+# finish FOLDER PRODUCT: keep the last checkpoint of a training that has ended; one that was stopped leaves no PRODUCT.
+finish() {
+    cp "$1/checkpoint_last.pt" "$2.partial"
+    mv "$2.partial" "$2"
+}
+
 # keep_settings SETTINGS FILE PRODUCT: stop if PRODUCT was made with other settings than these.
 keep_settings() {
     if [ -e "$3" ] && [ "$(cat "$2")" != "$1" ]; then
@@ -100,8 +106,7 @@ else
     if step "teacher: pretrain a tiny HuBERT with stock fairseq" "$teacher"; then
         train fairseq-hydra-train --config-dir "$here" --config-name teacher hydra.run.dir="$WORK/teacher" \
             task.data="$speech" task.label_dir="$WORK/units" checkpoint.save_dir="$WORK/teacher"
-        cp "$WORK/teacher/checkpoint_last.pt" "$teacher.partial"
-        mv "$teacher.partial" "$teacher"
+        finish "$WORK/teacher" "$teacher"
     fi
 fi
 
@@ -117,7 +122,7 @@ else
         model.encoder_attention_heads=3 +model.conv_pos=64
         model.dropout=0 model.attention_dropout=0 model.activation_dropout=0
         "criterion.groups='[[1],[2],[3],[4]]'"
-        dataset.batch_size=16 "optimization.lr=[0.002]" lr_scheduler.warmup_updates=30 optimization.max_update=300
+        dataset.batch_size=16 "optimization.lr=[0.002]" lr_scheduler.warmup_updates=40 optimization.max_update=400
         common.log_interval=50 checkpoint.save_interval_updates=100
     )
 fi
@@ -129,13 +134,13 @@ distil=(
 student=$WORK/student.pt
 settings="speech $speech, teacher $teacher, overrides: ${*:-none}"
 keep_settings "$settings" "$WORK/student.settings" "$WORK/student/checkpoint_last.pt"
-if step "start: one update, for the loss that distillation starts from" "$WORK/student/checkpoint_last.pt"; then
+if step "start: one update, to have what distillation starts from" "$WORK/start.pt"; then
     train "${distil[@]}" optimization.max_update=1
+    finish "$WORK/student" "$WORK/start.pt"
 fi
 if step "student: distil the teacher" "$student"; then
     train "${distil[@]}"
-    cp "$WORK/student/checkpoint_last.pt" "$student.partial"
-    mv "$student.partial" "$student"
+    finish "$WORK/student" "$student"
 fi
 
 # --- the table
@@ -156,6 +161,7 @@ if [ -f "$speech/train.keyword" ] && [ -f "$speech/valid.keyword" ] && [ -f "$sp
     probe=(--data "$speech" --label keyword --cache "$WORK/features")
     measure teacher.keyword evaluate "$teacher" "${probe[@]}"
     measure student.keyword evaluate "$student" "${probe[@]}"
+    measure start.keyword evaluate "$WORK/start.pt" "${probe[@]}"
     measure random.keyword evaluate "$student" "${probe[@]}" --random-weights 1
 else
     echo "== keywords: not probed, $speech lacks one of {train,valid,test}.keyword"

@@ -143,7 +143,7 @@ def test_table_takes_first_and_last_validation(tmp_path):
     for name, parameters in (("teacher", 2_000_000), ("student", 500_000)):
         info = {"parameters": {"encoder": parameters}, "macs_per_second": parameters * 50}
         (results / f"{name}.info.json").write_text(json.dumps(info))
-    for name, accuracy in (("teacher", 0.75), ("student", 0.625), ("random", 0.25)):
+    for name, accuracy in (("teacher", 0.75), ("student", 0.625), ("start", 0.5), ("random", 0.25)):
         keyword = {"accuracy": accuracy, "accuracy_interval": [accuracy - 0.1, accuracy + 0.1], "chance": 0.1}
         (results / f"{name}.keyword.json").write_text(json.dumps(keyword))
     table = subprocess.run(
@@ -151,9 +151,10 @@ def test_table_takes_first_and_last_validation(tmp_path):
     ).stdout.splitlines()
     assert table[1].split() == ["teacher", "2.00", "M", "0.100", "G", "75.0%", "(65.0", "to", "85.0)"]
     assert table[2].split() == ["student", "0.50", "M", "0.025", "G", "62.5%", "(52.5", "to", "72.5)"]
-    assert table[3].startswith("student, random weights") and "25.0%" in table[3]
-    assert table[4] == "chance on keywords: 10.0%"
-    assert table[5] == "distillation loss on valid: 1.500 after update 1, 0.500 after update 300"
+    assert table[3].startswith("student before distillation") and "0.50 M" in table[3] and "50.0%" in table[3]
+    assert table[4].startswith("student, random weights") and "25.0%" in table[4]
+    assert table[5] == "chance on keywords: 10.0%"
+    assert table[6] == "distillation loss on valid: 1.500 after update 1, 0.500 after update 300"
 
 
 @pytest.mark.parametrize("given", ["DATA", "TEACHER"])
