@@ -38,6 +38,8 @@ if [ ! -e "$env/complete" ]; then
 fi
 exec 9>&-
 
+# On busy cores, threads that wait by spinning take the time of those that work.
+export OMP_WAIT_POLICY=PASSIVE
 echo "testing on Python $version in $env"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 "$env/bin/python" -m pytest -o testpaths=tests -ra --durations=10 "$@"

@@ -33,7 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Optional[List[str]] = None) -> int:
     """Run a subcommand; a `UserError` becomes one sentence on stderr and exit code 1."""
     args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)  # fairseq was first
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:  # fairseq's imports may have set one up before
+        handler.setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:
         return args.run(args)
