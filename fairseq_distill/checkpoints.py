@@ -13,10 +13,11 @@ import logging
 import reprlib
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .encoder.config import EncoderConfig
 from .encoder.model import SpeechEncoder
@@ -80,7 +81,7 @@ def load_encoder(path: PathLike) -> SpeechEncoder:
     """
     checkpoint = read_checkpoint(path)
     try:
-        with torch.device("meta"):  # no memory and no time for weights that the file is about to give
+        with torch.device("meta"), _NoInitialization():  # neither memory nor time for what the file is about to give
             encoder = SpeechEncoder(checkpoint.config)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: its settings describe no network that can be built: {error}") from error
@@ -245,3 +246,16 @@ def _check_counts(path: PathLike, config: EncoderConfig, weights: Mapping) -> No
                 f"{path}: its settings say {count} {part}, but there are weights of {len(found)}: "
                 f"{part}.{first}.* is missing"
             )
+
+
+class _NoInitialization(TorchFunctionMode):
+    """Leaves new weights as they are: on the meta device random numbers mean importing torch's compiler (100 MB, 1 s)."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__name__", "") in _INITIALIZERS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
+_INITIALIZERS = {"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_", "zeros_", "ones_", "fill_", "zero_"}

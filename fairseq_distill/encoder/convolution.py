@@ -36,7 +36,8 @@ class ConvBlock(nn.Module):
         x = self._modules["0"](x)
         if self._modules["2"] is not None:
             x = self._modules["2"](x)
-        return F.gelu(x)
+        # without gradients in place: these are the largest tensors of the whole network, and new memory is slow
+        return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
 
 
 class ConvFeatureExtractor(nn.Module):
@@ -78,7 +79,9 @@ class WeightNormConv(nn.Module):
         self.kernel, self.groups = kernel, groups
         self.weight_v = nn.Parameter(torch.empty(channels, channels // groups, kernel))
         nn.init.normal_(self.weight_v, std=math.sqrt(4 / (kernel * channels)))
-        self.weight_g = nn.Parameter(self.weight_v.detach().norm(dim=(0, 1), keepdim=True))
+        self.weight_g = nn.Parameter(torch.empty(1, 1, kernel))
+        if not self.weight_v.is_meta:  # there, a norm would import torch's compiler
+            self.weight_g.data = self.weight_v.data.norm(dim=(0, 1), keepdim=True)
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
