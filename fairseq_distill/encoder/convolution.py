@@ -86,7 +86,7 @@ class WeightNormConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # in float32: the norm runs over channels * channels / groups values, too many for half precision
-        weight = self.weight_v.float() * (self.weight_g.float() / self.weight_v.float().norm(dim=(0, 1), keepdim=True))
+        weight = torch._weight_norm(self.weight_v.float(), self.weight_g.float(), 2)
         return F.conv1d(x, weight.to(x.dtype), self.bias, padding=self.kernel // 2, groups=self.groups)
 
 
