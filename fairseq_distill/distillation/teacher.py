@@ -45,7 +45,8 @@ class Teacher:
         sums: List[Tensor] = []
         frame_mask = None
         for encoder in self.encoders:
-            encoder.to(device=source.device, dtype=dtype)
+            if not self.checked:  # the first batch says where and in what precision the run computes
+                encoder.to(device=source.device, dtype=dtype)
             with torch.inference_mode():
                 output = encoder.encode(source.to(dtype), padding_mask, self.layers)
                 means = average_groups(output, self.groups)

@@ -1,6 +1,7 @@
 """The registered model `speech_student`: a speech encoder of any shape, with heads while it is distilled."""
 
 import logging
+import sys
 from dataclasses import dataclass, field
 from typing import Any, List, NamedTuple, Optional
 
@@ -11,11 +12,12 @@ from fairseq.models import register_model
 
 from ..checkpoints import read_checkpoint
 from ..compat import update_run_settings
-from ..distillation.groups import Layer, get_layer, layers_to_run, parse_groups
+from ..distillation.groups import FEATURES, Group, Layer, get_layer, layers_to_run, parse_groups
 from ..distillation.heads import HEADS, build_heads
 from ..distillation.initialization import LIKE_INIT, copy_weights, shape_like
 from ..encoder.config import EncoderConfig
 from ..encoder.model import SpeechEncoder
+from ..errors import UserError
 from ..paths import find_file
 
 logger = logging.getLogger(__name__)
@@ -73,20 +75,21 @@ class SpeechStudent(SpeechEncoder):
 
     def __init__(self, cfg: SpeechStudentConfig, task_cfg: Any = None, dictionaries=()):
         super().__init__(EncoderConfig.from_settings(cfg), task_cfg, dictionaries)
-        self.predictions = 0
+        self.prediction_groups: List[Group] = []
         self.prediction_layers: List[Layer] = []
         self.prediction_head = None
         if cfg.prediction_groups:
-            groups = parse_groups(cfg.prediction_groups, depth=10_000)  # the teacher's depth was checked by the task
-            self.predictions = len(groups)
+            # the teacher's depth was checked by the task
+            self.prediction_groups = parse_groups(cfg.prediction_groups, depth=sys.maxsize)
             if cfg.prediction_layers:
                 self.prediction_layers = [layer for (layer,) in parse_groups(cfg.prediction_layers, self.depth)]
-            self.prediction_head = build_heads(
-                str(getattr(cfg.prediction_head, "value", cfg.prediction_head)),
-                cfg.encoder_embed_dim,
-                cfg.prediction_dim,
-                len(groups),
-            )
+            head, count = str(cfg.prediction_head), len(self.prediction_groups)
+            if head == "split" and self.prediction_layers:
+                raise UserError(
+                    "model.prediction_head=split makes all predictions from one layer: set criterion.predict_from=last, "
+                    "or model.prediction_head=linear"
+                )
+            self.prediction_head = build_heads(head, cfg.encoder_embed_dim, cfg.prediction_dim, count)
 
     @classmethod
     def build_model(cls, cfg: SpeechStudentConfig, task: Any) -> "SpeechStudent":
@@ -102,8 +105,7 @@ class SpeechStudent(SpeechEncoder):
         checkpoint, init_layers = None, list(cfg.init_layers)
         if cfg.init:
             checkpoint = read_checkpoint(find_file(cfg.init, "model.init"))
-            like = str(getattr(cfg.like_init, "value", cfg.like_init))
-            shape = shape_like(checkpoint.config, like, cfg.encoder_layers, init_layers)
+            shape = shape_like(checkpoint.config, str(cfg.like_init), cfg.encoder_layers, init_layers)
             settings = {**shape, **settings, "init": "", "like_init": "none", "init_layers": []}
         update_run_settings(cfg, "model", settings)
         # tasks without frame labels have no dictionaries in their state
@@ -127,20 +129,30 @@ class SpeechStudent(SpeechEncoder):
             hidden = [get_layer(output, layer) for layer in self.prediction_layers]
         else:
             output = self.encode(source, padding_mask, {self.depth})
-            hidden = [output.x] * self.predictions
+            hidden = [output.x] * len(self.prediction_groups)
         return StudentPredictions(self.prediction_head(hidden), output.padding_mask)
 
     def freeze_unreached(self) -> None:
-        """Take what distillation does not reach out of training: the mask embedding, and a final norm behind all taps.
+        """Take out of training what distillation does not reach: the mask embedding, and what lies behind all taps.
 
         Parameters without gradient stop DistributedDataParallel.
         """
         self.mask_emb.requires_grad_(False)
-        if self.prediction_layers and self.encoder.layer_norm_first:
+        if not self.prediction_layers:
+            return
+        if self.encoder.layer_norm_first:
             self.encoder.layer_norm.requires_grad_(False)
+        if set(self.prediction_layers) == {FEATURES}:
+            self.encoder.requires_grad_(False)
+        deepest = max(layers_to_run([self.prediction_layers]))
+        if deepest < self.depth:
+            logger.warning(
+                f"student layers {deepest + 1} to {self.depth} predict nothing and stay as they start: "
+                "give criterion.groups the teacher's last layer, or the student fewer layers"
+            )
+            self.encoder.layers[deepest:].requires_grad_(False)
 
     def remove_pretraining_modules(self) -> None:
         """Drop what fine-tuning does not need: fairseq's masked prediction and the heads."""
         super().remove_pretraining_modules()
         self.prediction_head = None
-

@@ -16,9 +16,10 @@ from ..checkpoints import EncoderCheckpoint, read_checkpoint
 from ..compat import update_run_settings
 from ..criterions.speech_distillation import SpeechDistillationCriterionConfig
 from ..data.audio_dataset import load_audio_dataset
-from ..distillation.groups import describe_groups, format_groups, match_student_layers, parse_groups
+from ..distillation.groups import Group, describe_groups, format_groups, match_student_layers, parse_groups
 from ..distillation.teacher import Targets, Teacher
-from ..encoder.conv_spec import parse_conv_layers, receptive_field, total_stride
+from ..encoder.config import EncoderConfig
+from ..encoder.conv_spec import ConvLayer, receptive_field, total_stride
 from ..errors import UserError
 from ..paths import find_file, make_absolute
 
@@ -80,6 +81,7 @@ class SpeechDistillationTask(FairseqTask):
     def __init__(self, cfg: SpeechDistillationConfig):
         super().__init__(cfg)
         self._teacher: Optional[Teacher] = None
+        self.groups: List[Group] = []
         self.min_samples = 1
 
     @classmethod
@@ -120,17 +122,17 @@ class SpeechDistillationTask(FairseqTask):
         if not from_checkpoint:
             self._fit_to_teacher(model_cfg)
         model = super().build_model(model_cfg, from_checkpoint)
-        self.min_samples = receptive_field(parse_conv_layers(model.cfg.conv_feature_layers))
+        self.groups = model.prediction_groups
+        self.min_samples = receptive_field(model.cfg.conv_layers)
         if not from_checkpoint:
             model.freeze_unreached()
-            self._check_strides(model.cfg.conv_feature_layers)
+            self._check_strides(model.cfg.conv_layers)
         return model
 
     def compute_targets(self, source: torch.Tensor, padding_mask: Optional[torch.Tensor] = None) -> Targets:
         """Targets of a batch of waves (batch, samples); loads the teacher the first time."""
         if self._teacher is None:
-            dtype = TEACHER_DTYPES[str(getattr(self.cfg.teacher_dtype, "value", self.cfg.teacher_dtype))]
-            self._teacher = Teacher(self.teacher_paths(), self.groups, dtype)
+            self._teacher = Teacher(self.teacher_paths(), self.groups, TEACHER_DTYPES[str(self.cfg.teacher_dtype)])
         return self._teacher.compute_targets(source, padding_mask)
 
     def teacher_paths(self) -> List[str]:
@@ -147,13 +149,13 @@ class SpeechDistillationTask(FairseqTask):
         self._settle_normalisation(model_cfg, teachers)
         criterion = OmegaConf.merge(SpeechDistillationCriterionConfig(), _criterion_settings(model_cfg))
         depth = min(t.config.encoder_layers for t in teachers)
-        self.groups = parse_groups(criterion.groups, depth)
+        groups = parse_groups(criterion.groups, depth)
         student_layers: Sequence[Any] = []
-        if str(getattr(criterion.predict_from, "value", criterion.predict_from)) == "layers":
-            student_layers = match_student_layers(self.groups, self._student_depth(model_cfg), depth)
-        logger.info(f"teacher layers and what predicts them: {describe_groups(self.groups, student_layers)}")
+        if str(criterion.predict_from) == "layers":
+            student_layers = match_student_layers(groups, self._student_depth(model_cfg), depth)
+        logger.info(f"teacher layers and what predicts them: {describe_groups(groups, student_layers)}")
         settings = {
-            "prediction_groups": format_groups(self.groups),
+            "prediction_groups": format_groups(groups),
             "prediction_layers": format_groups([[layer] for layer in student_layers]) if student_layers else "",
             "prediction_dim": first.encoder_embed_dim,
         }
@@ -175,10 +177,10 @@ class SpeechDistillationTask(FairseqTask):
     def _student_depth(self, model_cfg: Any) -> int:
         if str(model_cfg.get("like_init", "none")) == "all":
             return read_checkpoint(find_file(model_cfg.init, "model.init")).config.encoder_layers
-        return model_cfg.get("encoder_layers", 12)
+        return model_cfg.get("encoder_layers", EncoderConfig.encoder_layers)
 
-    def _check_strides(self, student_spec: str) -> None:
-        student = total_stride(parse_conv_layers(student_spec))
+    def _check_strides(self, conv_layers: List[ConvLayer]) -> None:
+        student = total_stride(conv_layers)
         for teacher in self._teacher_checkpoints:
             stride = total_stride(teacher.config.conv_layers)
             if stride != student:

@@ -51,6 +51,27 @@ def test_every_trainable_parameter_gets_a_gradient(tmp_path):
             assert without == [], (predict_from, kind)
 
 
+@pytest.mark.parametrize("groups, trained", [("[[1]]", 1), ("[[f]]", 0), ("[[f],[2]]", 2)])
+def test_layers_behind_all_taps_are_frozen_with_a_warning(tmp_path, caplog, groups, trained):
+    run = make_run(tmp_path, write_teacher(tmp_path), criterion={"groups": groups})
+    _, model = build(run)
+    sum(p.pow(2).sum() for p in model(torch.randn(2, 4000), predict=True).values).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    alive = [any(p.requires_grad for p in layer.parameters()) for layer in model.encoder.layers]
+    assert alive == [number <= trained for number in (1, 2)]
+    assert ("predict nothing" in caplog.text) == (trained < 2)
+
+
+def test_a_loaded_student_can_be_validated_again(tmp_path):
+    """As fairseq-validate does: the task comes from the checkpoint, and the criterion asks it for targets."""
+    run = make_run(tmp_path, write_teacher(tmp_path))
+    build(run)
+    task = tasks.setup_task(run.task, from_checkpoint=True)
+    model = task.build_model(run.model, from_checkpoint=True)
+    loss, frames, _ = task.build_criterion(run.criterion)(model, {"net_input": {"source": torch.randn(2, 4000)}})
+    assert torch.isfinite(loss) and int(frames) > 0 and task.groups == [[1], ["f", 3]]
+
+
 def test_loading_a_student_touches_no_teacher(tmp_path):
     run = make_run(tmp_path, write_teacher(tmp_path))
     build(run)
@@ -79,6 +100,7 @@ def test_several_teachers_are_read_from_commas_or_a_list(tmp_path):
         ("task", {"sample_rate": 8000}, "task.sample_rate=8000, but .* at 16000 Hz"),
         ("task", {"teacher": "nowhere.pt"}, "task.teacher=nowhere.pt: no such file"),
         ("criterion", {"groups": "[[1],[7]]"}, "the teacher has layers 0 to 3 and f, not 7"),
+        ("model", {"prediction_head": "split"}, "split makes all predictions from one layer"),
         ("model", {"conv_feature_layers": "[(24,10,5)]"}, "a frame every 5 samples, .* every 40"),
     ],
 )
