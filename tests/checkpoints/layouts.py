@@ -21,16 +21,10 @@ from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
 from omegaconf import OmegaConf, open_dict
 
-SMALL = dict(
-    encoder_layers=3,
-    encoder_embed_dim=48,
-    encoder_ffn_embed_dim=80,
-    encoder_attention_heads=4,
-    conv_feature_layers="[(24,10,5)] + [(24,3,2)] * 2 + [(32,2,2)]",
-    conv_pos=16,
-    conv_pos_groups=4,
-    final_dim=20,
-)
+from ..encoder import builders
+
+# dropout as fairseq's defaults have it: it must be off where features are compared
+SMALL = {name: value for name, value in builders.SMALL.items() if "dropout" not in name}
 # what tells Large from Base, but the size
 LARGE = dict(layer_norm_first=True, extractor_mode="layer_norm", conv_bias=True)
 QUANTIZER = dict(quantize_targets=True, latent_vars=10, latent_dim=16)
