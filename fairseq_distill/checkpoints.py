@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from .encoder.config import EncoderConfig
 from .encoder.model import SpeechEncoder
 from .errors import UserError
+from .pruning.gates import add_gates
 from .safe_load import PathLike, read_pickled, to_plain
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,9 @@ _FAMILIES = {
 }
 _FINE_TUNED_PREFIXES = ("w2v_encoder.w2v_model.", "encoder.w2v_model.")
 # parts that an encoder has whole: a weight in them that it has no place for means that the settings are not the file's
-_OWN_PARTS = ("encoder.layers.", "encoder.pos_conv.", "encoder.layer_norm.", "feature_extractor.", "post_extract_proj.")
+_OWN_PARTS = (
+    "encoder.layers.", "encoder.pos_conv.", "encoder.layer_norm.", "feature_extractor.", "post_extract_proj.", "gates."
+)
 
 
 @dataclass
@@ -49,6 +52,8 @@ class EncoderCheckpoint:
         config: the encoder's settings.
         weights: state dict of the file with the encoder's names, still with what an encoder does not need.
         sample_rate: in Hz, of the audio it was trained on.
+        settings: all settings of the run that trained the encoder, as plain values, by section; empty in files from before
+            fairseq had sections, and in Microsoft's.
         others: what else stands among the file's weights, with its number of tensors (data2vec's moving average).
     """
 
@@ -57,6 +62,7 @@ class EncoderCheckpoint:
     config: EncoderConfig
     weights: Dict[str, Tensor]
     sample_rate: int
+    settings: Dict[str, Any] = field(default_factory=dict)
     others: Dict[str, int] = field(default_factory=dict)
 
     def describe(self) -> str:
@@ -83,6 +89,7 @@ def load_encoder(path: PathLike) -> SpeechEncoder:
     try:
         with torch.device("meta"), _NoInitialization():  # neither memory nor time for what the file is about to give
             encoder = SpeechEncoder(checkpoint.config)
+            add_gates(encoder)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: its settings describe no network that can be built: {error}") from error
     weights, dropped = select_weights(checkpoint, encoder)
@@ -109,14 +116,16 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
         )
     try:
         weights, others = _collect_tensors(state["model"])
-        model, task, weights = _find_settings(path, state, weights)
+        settings, weights = _find_settings(path, state, weights)
+        model, task = _split(settings)
         name = _find_name(path, model, weights)
         config = _make_config(name, model, task)
         sample_rate = int(task.get("sample_rate") or 16_000)
     except (ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         raise UserError(f"{path} cannot be used: {str(error) or type(error).__name__}") from error
     _check_counts(path, config, weights)
-    return EncoderCheckpoint(path, name, config, weights, sample_rate, others)
+    sections = settings if model is not settings else {}
+    return EncoderCheckpoint(path, name, config, weights, sample_rate, sections, others)
 
 
 def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tuple[Dict[str, Tensor], List[str]]:
@@ -160,28 +169,29 @@ def _collect_tensors(model: Mapping) -> Tuple[Dict[str, Tensor], Dict[str, int]]
     return weights, others
 
 
-def _find_settings(path: PathLike, state: Mapping, weights: Dict[str, Tensor]) -> Tuple[Dict, Dict, Dict[str, Tensor]]:
-    """(model settings, task settings, weights) of the encoder, taken out of a fine-tuned model around it."""
+def _find_settings(path: PathLike, state: Mapping, weights: Dict[str, Tensor]) -> Tuple[Dict, Dict[str, Tensor]]:
+    """(settings, weights) of the encoder, taken out of a fine-tuned model around it."""
     cfg, args = to_plain(state.get("cfg")), to_plain(state.get("args"))
     if cfg and "model" not in cfg:  # Microsoft's: flat, and the task's settings among the model's
-        return {"_name": "wavlm", **cfg}, cfg, _move_position_bias(weights)
+        return {"_name": "wavlm", **cfg}, _move_position_bias(weights)
     if not cfg and not args:
         raise UserError(
             f"{path} holds neither 'cfg' nor 'args': fairseq did not write it, or its settings were removed"
         )
-    model, task = _split(cfg or args)
     prefix = next((p for p in _FINE_TUNED_PREFIXES if any(key.startswith(p) for key in weights)), None)
     if prefix is None:
-        return model, task, weights
-    if not model.get("w2v_args"):
+        return cfg or args, weights
+    model, _ = _split(cfg or args)
+    inner = model.get("w2v_args")
+    if not inner:
         raise UserError(
             f"{path} is fine-tuned but lacks the settings of the encoder inside it (model.w2v_args): "
             "give the pretrained checkpoint instead"
         )
-    inner, inner_task = _split(model["w2v_args"])
     if model.get("layer_type"):  # fairseq adds adapters (MMS) to the encoder that it fine-tunes
-        inner = {**inner, "layer_type": model["layer_type"]}
-    return inner, inner_task, {k[len(prefix) :] if k.startswith(prefix) else k: v for k, v in weights.items()}
+        encoder, task = _split(inner)
+        inner = {"model": {**encoder, "layer_type": model["layer_type"]}, "task": task}
+    return inner, {k[len(prefix) :] if k.startswith(prefix) else k: v for k, v in weights.items()}
 
 
 def _split(settings: Dict) -> Tuple[Dict, Dict]:
@@ -236,8 +246,6 @@ def _make_config(name: str, model: Mapping, task: Mapping) -> EncoderConfig:
 def _check_counts(path: PathLike, config: EncoderConfig, weights: Mapping) -> None:
     """Refuse more layers than the file has weights of, before as many are built as a broken file may claim."""
     said = {"feature_extractor.conv_layers": len(config.conv_layers), "encoder.layers": config.encoder_layers}
-    if config.layer_heads or config.layer_ffn_dims:
-        del said["encoder.layers"]  # a layer without attention and feed-forward has no weights
     for part, count in said.items():
         found = {key[len(part) + 1 :].split(".")[0] for key in weights if key.startswith(part + ".")}
         if len(found) < count:

@@ -66,6 +66,12 @@ def repair_cropping() -> None:
     raw_audio_dataset.RawAudioDataset.crop_to_max_size = crop_to_max_size
 
 
+def find_run(part: Any) -> Any:
+    """The whole run's settings that a section which fairseq handed over belongs to; {} if it belongs to none."""
+    root = part._get_parent() if OmegaConf.is_config(part) else None
+    return {} if root is None else root
+
+
 def update_run_settings(part: Any, section: str, values: Dict[str, Any]) -> None:
     """Write resolved settings into the run's own config, so that its checkpoints hold what was used.
 
@@ -76,8 +82,7 @@ def update_run_settings(part: Any, section: str, values: Dict[str, Any]) -> None
         section: "model" or "task".
         values: the settings to write.
     """
-    root = part._get_parent() if OmegaConf.is_config(part) else None
-    for settings in (part, root.get(section) if root is not None else None):
+    for settings in (part, find_run(part).get(section)):
         if OmegaConf.is_dict(settings):
             with open_dict(settings):
                 settings.update(values)

@@ -6,9 +6,9 @@ import sys
 from typing import List, Optional
 
 from ..errors import UserError
-from . import configs, evaluate, info
+from . import configs, evaluate, info, prune
 
-_COMMANDS = {"info": info, "evaluate": evaluate, "configs": configs}
+_COMMANDS = {"info": info, "prune": prune, "evaluate": evaluate, "configs": configs}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,6 +34,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Run a subcommand; a `UserError` becomes one sentence on stderr and exit code 1."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    logging.getLogger().setLevel(logging.INFO)  # which basicConfig leaves alone if something had set it up before
     for handler in logging.getLogger().handlers:  # fairseq's imports may have set one up before
         handler.setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger("fairseq").setLevel(logging.WARNING)

@@ -68,15 +68,19 @@ class SpeechDistillationCriterion(FairseqCriterion):
             for name, value in sums.items():
                 loss = loss + self.weights[name] / len(targets.values) * value
                 logging_output[f"distance/{name}_{name_group(group)}"] = value.detach()
+        for extra, name in zip(*model.get_extra_losses(predictions)):
+            loss = loss + frames * extra
+            logging_output[f"extra/{name}_loss"] = frames * extra.detach()
+        for name, value in model.describe_gates().items() if self.training else ():
+            logging_output[f"gates/{name}"] = frames * value
         logging_output["loss"] = loss.detach()
         return loss, frames, logging_output
 
     @staticmethod
     def reduce_metrics(logging_outputs: List[Dict[str, Any]]) -> None:
-        """Log the loss and every distance of every group, each averaged over frames."""
+        """Log the loss, every distance of every group and what gates do, each averaged over frames."""
         frames = sum(log["sample_size"] for log in logging_outputs)
-        names = [name for name in logging_outputs[0] if name == "loss" or name.startswith("distance/")]
-        for name in names:
+        for name in (name for name in logging_outputs[0] if name == "loss" or "/" in name):
             total = sum(log[name] for log in logging_outputs)
             metrics.log_scalar(name.split("/")[-1], total / frames, frames, round=4)
 

@@ -12,7 +12,7 @@ from ..errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FRONT_FIELDS = "family normalize extractor_mode conv_feature_layers conv_bias".split()
+FRONT_FIELDS = "family normalize extractor_mode conv_feature_layers conv_bias project_features".split()
 LAYER_FIELDS = FRONT_FIELDS + (
     "encoder_embed_dim encoder_ffn_embed_dim encoder_attention_heads head_dim activation_fn layer_norm_first "
     "conv_pos conv_pos_groups conv_pos_batch_norm pos_conv_depth "
@@ -36,14 +36,15 @@ def shape_like(config: EncoderConfig, like: str, depth: int, layers: Sequence[in
     names = FRONT_FIELDS if like == "front" else LAYER_FIELDS
     values = {name: getattr(config, name) for name in names}
     if like == "all":
-        values.update(
-            encoder_layers=config.encoder_layers, layer_heads=config.layer_heads, layer_ffn_dims=config.layer_ffn_dims
-        )
+        names = ("encoder_layers", "layer_heads", "layer_ffn_dims", "layer_head_numbers")
+        values.update({name: getattr(config, name) for name in names})
     elif like == "layers" and (config.layer_heads or config.layer_ffn_dims):
         chosen = check_layers(layers or range(1, depth + 1), config.encoder_layers)
         values.update(
             layer_heads=[config.heads[n - 1] for n in chosen], layer_ffn_dims=[config.ffn_dims[n - 1] for n in chosen]
         )
+        if config.layer_head_numbers:
+            values["layer_head_numbers"] = str([config.head_numbers[n - 1] for n in chosen]).replace(" ", "")
     return values
 
 

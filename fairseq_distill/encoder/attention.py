@@ -1,12 +1,14 @@
 """Self-attention with any number of heads, and WavLM's gated relative position bias."""
 
 import math
-from typing import Optional
+from typing import List, Optional
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+
+from .readers import ScaledLinear
 
 
 class SelfAttention(nn.Module):
@@ -14,20 +16,29 @@ class SelfAttention(nn.Module):
 
     Args:
         width: width of input and output.
-        heads: number of heads; `heads * head_dim` may differ from `width`.
+        heads: number of heads, at least 1; `heads * head_dim` may differ from `width`.
         head_dim: width of one head.
         dropout: probability of dropping an attention weight.
-        bias_heads: number of heads of the encoder's position bias where it is gated per layer (WavLM), else 0. Head h
-            of this layer is head h of the bias.
+        bias_heads: number of heads of the encoder's position bias where it is gated per layer (WavLM), else 0.
+        numbers: which heads of the encoder's position bias this layer's heads have; None = the first ones.
     """
 
-    def __init__(self, width: int, heads: int, head_dim: int, dropout: float, bias_heads: int = 0):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        head_dim: int,
+        dropout: float,
+        bias_heads: int = 0,
+        numbers: Optional[List[int]] = None,
+    ):
         super().__init__()
         self.heads, self.head_dim, self.dropout, self.bias_heads = heads, head_dim, dropout, bias_heads
+        self.numbers = slice(heads) if numbers is None else numbers
         self.k_proj = nn.Linear(width, heads * head_dim)
         self.v_proj = nn.Linear(width, heads * head_dim)
         self.q_proj = nn.Linear(width, heads * head_dim)
-        self.out_proj = nn.Linear(heads * head_dim, width)
+        self.out_proj = ScaledLinear(heads * head_dim, width)
         if bias_heads:
             self.grep_linear = nn.Linear(width // bias_heads, 8)
             self.grep_a = nn.Parameter(torch.ones(1, heads, 1, 1))
@@ -47,7 +58,7 @@ class SelfAttention(nn.Module):
         )
         mask = attention_mask
         if position_bias is not None:
-            bias = position_bias[: self.heads]
+            bias = position_bias[self.numbers]
             if self.bias_heads:
                 bias = self.gate(x) * bias
             mask = bias if mask is None else bias + mask
@@ -59,7 +70,7 @@ class SelfAttention(nn.Module):
     def gate(self, x: Tensor) -> Tensor:
         """WavLM's gate of the position bias, (batch, heads, frames, 1), from the layer's input (2110.13900, eq. 5-7)."""
         batch, frames, width = x.shape
-        parts = x.view(batch, frames, self.bias_heads, width // self.bias_heads)[:, :, : self.heads].transpose(1, 2)
+        parts = x.view(batch, frames, self.bias_heads, width // self.bias_heads)[:, :, self.numbers].transpose(1, 2)
         gates = torch.sigmoid(self.grep_linear(parts).view(batch, self.heads, frames, 2, 4).sum(-1))
         update, reset = gates.chunk(2, dim=-1)
         return update * (reset * self.grep_a - 1.0) + 2.0

@@ -1,13 +1,16 @@
 """The settings of a speech encoder: fairseq's `HubertConfig` and what the other families and small shapes need."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any, List, Mapping, Tuple
+from typing import Any, List, Mapping, Optional, Tuple
+
+import yaml
 
 from fairseq.models.hubert.hubert import HubertConfig
 
 from .conv_spec import ConvLayer, parse_conv_layers
 
 FAMILIES = ("hubert", "wav2vec2", "data2vec", "wavlm")
+UNITS = ("conv", "heads", "ffn", "attention_layers", "ffn_layers")
 
 
 @dataclass
@@ -38,15 +41,35 @@ class EncoderConfig(HubertConfig):
     layer_heads: List[int] = field(
         default_factory=list,
         metadata={
-            "help": "attention heads of each layer, 0 = the layer has no attention; empty = encoder_attention_heads "
-            "everywhere"
+            "help": "attention heads of each layer, 0 = only the bias of its output is left; empty = "
+            "encoder_attention_heads everywhere"
         },
     )
     layer_ffn_dims: List[int] = field(
         default_factory=list,
         metadata={
-            "help": "feed-forward units of each layer, 0 = the layer has no feed-forward; empty = "
+            "help": "feed-forward units of each layer, 0 = only the bias of its output is left; empty = "
             "encoder_ffn_embed_dim everywhere"
+        },
+    )
+    layer_head_numbers: str = field(
+        default="",
+        metadata={
+            "help": "WavLM: the heads of the shared position bias that each layer's heads have, from 0, such as "
+            "[[0,2],[1]]; empty = the first ones; fairseq-distill prune writes it"
+        },
+    )
+    project_features: bool = field(
+        default=False,
+        metadata={
+            "help": "project the convolutions' output also where it is as wide as the layers; fairseq-distill prune sets it"
+        },
+    )
+    prune: List[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "units that get a gate each: conv (channels), heads, ffn (units), attention_layers, ffn_layers; "
+            "empty = none"
         },
     )
     pos_conv_depth: int = field(
@@ -77,7 +100,7 @@ class EncoderConfig(HubertConfig):
             value = settings.get(f.name, None) if isinstance(settings, Mapping) else getattr(settings, f.name, None)
             if value is None or (isinstance(value, str) and value.startswith("${")):
                 continue
-            if f.name in ("layer_heads", "layer_ffn_dims", "latent_temp"):
+            if f.name in ("layer_heads", "layer_ffn_dims", "latent_temp", "prune"):
                 value = list(value)
             known[f.name] = getattr(value, "value", value)  # enums of fairseq's choices hold their string
         return cls(**known)
@@ -88,6 +111,11 @@ class EncoderConfig(HubertConfig):
         return parse_conv_layers(self.conv_feature_layers)
 
     @property
+    def has_projection(self) -> bool:
+        """Whether a linear layer lies between convolutions and transformer; data2vec has it at any width."""
+        return self.project_features or self.family == "data2vec" or self.conv_layers[-1][0] != self.encoder_embed_dim
+
+    @property
     def attention_head_dim(self) -> int:
         """Width of one attention head."""
         return self.head_dim or self.encoder_embed_dim // self.encoder_attention_heads
@@ -96,6 +124,11 @@ class EncoderConfig(HubertConfig):
     def heads(self) -> List[int]:
         """Attention heads of each layer; 0 where the layer has no attention."""
         return list(self.layer_heads) or [self.encoder_attention_heads] * self.encoder_layers
+
+    @property
+    def head_numbers(self) -> List[Optional[List[int]]]:
+        """Each layer's heads of the shared position bias; None = the first ones."""
+        return yaml.safe_load(self.layer_head_numbers) if self.layer_head_numbers else [None] * self.encoder_layers
 
     @property
     def ffn_dims(self) -> List[int]:
@@ -136,3 +169,20 @@ class EncoderConfig(HubertConfig):
                 raise ValueError(f"{name} has {len(values)} entries for encoder_layers={self.encoder_layers}")
             if any(v < 0 for v in values):
                 raise ValueError(f"{name} has a negative entry: {list(values)}")
+        for unit in self.prune:
+            if unit not in UNITS:
+                raise ValueError(f"prune={list(self.prune)}: {unit} is none of {', '.join(UNITS)}")
+        if self.layer_head_numbers:
+            self._check_head_numbers()
+
+    def _check_head_numbers(self) -> None:
+        try:
+            counts = [len(set(numbers)) for numbers in self.head_numbers]
+            in_range = all(0 <= n < self.encoder_attention_heads for numbers in self.head_numbers for n in numbers)
+        except (yaml.YAMLError, TypeError):
+            counts, in_range = [], False
+        if counts != self.heads or not in_range:
+            raise ValueError(
+                f"layer_head_numbers={self.layer_head_numbers} must name {self.heads} heads for the layers, each below "
+                f"encoder_attention_heads={self.encoder_attention_heads}"
+            )

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import EncoderConfig
+from .readers import OpenLayerNorm, ScaledConv1d
 
 
 class ChannelNorm(nn.Module):
@@ -16,10 +17,15 @@ class ChannelNorm(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.add_module("1", nn.LayerNorm(channels))
+        self.add_module("1", OpenLayerNorm(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._modules["1"](x.transpose(1, 2)).transpose(1, 2)
+        return self.norm(x.transpose(1, 2)).transpose(1, 2)
+
+    @property
+    def norm(self) -> OpenLayerNorm:
+        """The LayerNorm itself."""
+        return self._modules["1"]
 
 
 class ConvBlock(nn.Module):
@@ -27,15 +33,25 @@ class ConvBlock(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, bias: bool, norm: Optional[nn.Module]):
         super().__init__()
-        conv = nn.Conv1d(in_channels, channels, kernel, stride=stride, bias=bias)
+        conv = ScaledConv1d(in_channels, channels, kernel, stride=stride, bias=bias)
         nn.init.kaiming_normal_(conv.weight)
         self.add_module("0", conv)
         self.add_module("2", norm)
 
+    @property
+    def conv(self) -> ScaledConv1d:
+        """The convolution."""
+        return self._modules["0"]
+
+    @property
+    def norm(self) -> Optional[nn.Module]:
+        """The norm that follows it, or None."""
+        return self._modules["2"]
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self._modules["0"](x)
-        if self._modules["2"] is not None:
-            x = self._modules["2"](x)
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x)
         # without gradients in place: these are the largest tensors of the whole network, and new memory is slow
         return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
 

@@ -14,6 +14,7 @@ from fairseq.models.hubert.hubert import HubertModel
 from .config import EncoderConfig
 from .conv_spec import total_stride
 from .convolution import ConvFeatureExtractor
+from .readers import OpenLayerNorm, ScaledLinear
 from .transformer import TransformerEncoder
 
 # settings that HubertModel's inherited methods read as attributes of the model
@@ -69,14 +70,13 @@ class SpeechEncoder(HubertModel):
         self.feat2tar_ratio = cfg.label_rate * total_stride(conv_layers) / sample_rate
 
         self.feature_extractor = ConvFeatureExtractor(cfg)
-        # data2vec projects also where the widths agree
-        project = self.embed != width or cfg.family == "data2vec"
-        self.post_extract_proj = nn.Linear(self.embed, width) if project else None
+        self.post_extract_proj = ScaledLinear(self.embed, width) if cfg.has_projection else None
         self.dropout_input = nn.Dropout(cfg.dropout_input)
         self.dropout_features = nn.Dropout(cfg.dropout_features)
         self.mask_emb = nn.Parameter(torch.empty(width).uniform_())
         self.encoder = TransformerEncoder(cfg)
-        self.layer_norm = nn.LayerNorm(self.embed)
+        self.layer_norm = OpenLayerNorm(self.embed)
+        self.gates: Optional[nn.Module] = None  # `fairseq_distill.pruning.gates.Gates` puts itself here
         self._build_masked_prediction(list(dictionaries))
 
     def _build_masked_prediction(self, dictionaries: List[Any]) -> None:
@@ -117,6 +117,7 @@ class SpeechEncoder(HubertModel):
         """
         if target_list is None and not features_only:
             return self.encode(source, padding_mask, layers)
+        self.set_gates()
         return super().forward(source, target_list, padding_mask, mask, features_only, output_layer)
 
     def encode(
@@ -130,6 +131,7 @@ class SpeechEncoder(HubertModel):
             padding_mask: (batch, samples) bool, True = padding, or None.
             layers: layer numbers to return; the run stops after the highest. None returns all and the final output.
         """
+        self.set_gates()
         if self.normalize_input:
             source = normalize_wave(source, padding_mask)
         features = self.layer_norm(self.forward_features(source).transpose(1, 2))
@@ -148,6 +150,11 @@ class SpeechEncoder(HubertModel):
         hidden = self.encoder.run(features, padding_mask, keep)
         x = self.encoder.finish(hidden[self.depth]) if self.depth in hidden else None
         return EncoderOutput(x, tuple(hidden.get(n) for n in numbers), features, padding_mask)
+
+    def set_gates(self) -> None:
+        """Give what reads gated units its gates for the forward pass that follows: a new sample in training."""
+        if self.gates is not None:
+            self.gates.scale_readers(self)
 
     def forward_padding_mask(self, features: Tensor, padding_mask: Tensor) -> Tensor:
         """Sample mask (batch, samples) to frame mask (batch, frames), by the rule of the weights' family."""

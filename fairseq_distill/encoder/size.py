@@ -64,9 +64,10 @@ def count_parameters(encoder: SpeechEncoder) -> Dict[str, int]:
 
     Returns:
         "encoder": convolutions, projection, positions, norms, layers (the figure of DistilHuBERT and DPHuBERT);
-        "mask_emb": the embedding of masked frames; "heads": heads of distillation and of masked prediction.
+        "mask_emb": the embedding of masked frames; "heads": heads of distillation and of masked prediction. Gates are in
+        none of them.
     """
-    total = _count(encoder)
+    total = _count(encoder) - _count(encoder.gates)
     mask = encoder.mask_emb.numel()
     body = sum(_count(m) for m in (encoder.feature_extractor, encoder.layer_norm, encoder.post_extract_proj, encoder.encoder))
     return {"encoder": body, "mask_emb": mask, "heads": total - body - mask}

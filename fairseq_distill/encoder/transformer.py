@@ -1,6 +1,6 @@
 """The transformer of a speech encoder: layers of any number of heads and units, any of their parts absent."""
 
-from typing import AbstractSet, Any, Callable, Dict, Optional
+from typing import AbstractSet, Any, Callable, Dict, List, Optional
 
 import numpy as np
 import torch
@@ -14,16 +14,40 @@ from fairseq import utils
 from .attention import RelativePositionBias, SelfAttention
 from .config import EncoderConfig
 from .convolution import build_positional_conv
+from .readers import ScaledLinear
+
+
+class Constant(nn.Module):
+    """What is left of a part without heads or units: the bias of its output, whatever comes in."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x) + self.bias
+
+
+class ConstantAttention(nn.Module):
+    """A `SelfAttention` without heads."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.out_proj = Constant(width)
+
+    def forward(self, x: Tensor, attention_mask: Optional[Tensor], position_bias: Optional[Tensor]) -> Tensor:
+        return self.out_proj(x)
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and feed-forward on (batch, frames, width), either of which may be absent.
+    """Self-attention and feed-forward on (batch, frames, width).
 
-    In a post-norm model both LayerNorms are applied even where the part before them is absent: they are part of the
-    residual path. In a pre-norm model an absent part takes its LayerNorm with it.
+    A part without heads or units is the constant that the bias of its output adds, so that units can be taken away one by
+    one, the last like the others. In a post-norm model both LayerNorms are applied all the same: they are part of the
+    residual path. In a pre-norm model the constant needs none.
     """
 
-    def __init__(self, cfg: EncoderConfig, heads: int, ffn_dim: int, bias_heads: int):
+    def __init__(self, cfg: EncoderConfig, heads: int, ffn_dim: int, bias_heads: int, numbers: Optional[List[int]] = None):
         super().__init__()
         width = cfg.encoder_embed_dim
         self.layer_norm_first = cfg.layer_norm_first
@@ -32,11 +56,12 @@ class TransformerLayer(nn.Module):
         self.activation: Callable[[Tensor], Tensor] = (
             F.gelu if cfg.activation_fn == "gelu" else utils.get_activation_fn(str(cfg.activation_fn))
         )
-        self.self_attn = None
+        self.self_attn: nn.Module = ConstantAttention(width)
         if heads:
-            self.self_attn = SelfAttention(width, heads, cfg.attention_head_dim, cfg.attention_dropout, bias_heads)
+            head_dim, dropout = cfg.attention_head_dim, cfg.attention_dropout
+            self.self_attn = SelfAttention(width, heads, head_dim, dropout, bias_heads, numbers)
         self.fc1 = nn.Linear(width, ffn_dim) if ffn_dim else None
-        self.fc2 = nn.Linear(ffn_dim, width) if ffn_dim else None
+        self.fc2 = ScaledLinear(ffn_dim, width) if ffn_dim else Constant(width)
         self.self_attn_layer_norm = nn.LayerNorm(width) if heads or not self.layer_norm_first else None
         self.final_layer_norm = nn.LayerNorm(width) if ffn_dim or not self.layer_norm_first else None
 
@@ -44,18 +69,19 @@ class TransformerLayer(nn.Module):
         def attend(x: Tensor) -> Tensor:
             return self.self_attn(x, attention_mask, position_bias)
 
-        x = self.add(x, attend if self.self_attn is not None else None, self.self_attn_layer_norm)
-        return self.add(x, self.feed_forward if self.fc1 is not None else None, self.final_layer_norm)
+        x = self.add(x, attend, self.self_attn_layer_norm)
+        return self.add(x, self.feed_forward, self.final_layer_norm)
 
-    def add(self, x: Tensor, part: Optional[Callable[[Tensor], Tensor]], norm: Optional[nn.Module]) -> Tensor:
+    def add(self, x: Tensor, part: Callable[[Tensor], Tensor], norm: Optional[nn.Module]) -> Tensor:
         """Residual connection around `part` with `norm` before it (pre-norm) or after the sum (post-norm)."""
-        if part is not None:
-            y = part(norm(x) if self.layer_norm_first else x)
-            x = x + F.dropout(y, self.dropout, self.training)
+        y = part(norm(x) if self.layer_norm_first and norm is not None else x)
+        x = x + F.dropout(y, self.dropout, self.training)
         return x if self.layer_norm_first else norm(x)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """(batch, frames, width) to the same shape."""
+        if self.fc1 is None:
+            return self.fc2(x)
         return self.fc2(F.dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training))
 
 
@@ -76,7 +102,8 @@ class TransformerEncoder(nn.Module):
             bias_heads = cfg.encoder_attention_heads
             self.relative_attention_bias = RelativePositionBias(cfg.num_buckets, cfg.max_distance, bias_heads)
         self.layers = nn.ModuleList(
-            TransformerLayer(cfg, h, f, bias_heads if cfg.gru_rel_pos else 0) for h, f in zip(heads, cfg.ffn_dims)
+            TransformerLayer(cfg, h, f, bias_heads if cfg.gru_rel_pos else 0, numbers)
+            for h, f, numbers in zip(heads, cfg.ffn_dims, cfg.head_numbers)
         )
         self.layer_norm = nn.LayerNorm(cfg.encoder_embed_dim)
         self.apply(_initialize)

@@ -3,7 +3,7 @@
 import logging
 import sys
 from dataclasses import dataclass, field
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from torch import Tensor
 
@@ -13,12 +13,15 @@ from fairseq.models import register_model
 from ..checkpoints import read_checkpoint
 from ..compat import update_run_settings
 from ..distillation.groups import FEATURES, Group, Layer, get_layer, layers_to_run, parse_groups
-from ..distillation.heads import HEADS, build_heads
+from ..distillation.heads import HEADS, SHARE_HEADS, assign_heads, build_heads
 from ..distillation.initialization import LIKE_INIT, copy_weights, shape_like
 from ..encoder.config import EncoderConfig
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 from ..paths import find_file
+from ..pruning.gates import add_gates
+from ..pruning.size import METRICS
+from ..pruning.size_loss import SizeLoss
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,21 @@ class SpeechStudentConfig(EncoderConfig):
             "Linear-GELU-Linear, for criterion.predict_from=last"
         },
     )
+    share_heads: ChoiceEnum(SHARE_HEADS) = field(
+        default="none",
+        metadata={
+            "help": "none = a linear head for each group; layers = one for all groups of layers, and one for f (DPHuBERT)"
+        },
+    )
+    target_sparsity: float = field(
+        default=0.75, metadata={"help": "with model.prune: the part of the encoder's size that is to go, from 0 to 1"}
+    )
+    sparsity_warmup: int = field(
+        default=5000, metadata={"help": "updates over which the target rises from 0 to target_sparsity, linearly"}
+    )
+    size_metric: ChoiceEnum(METRICS) = field(
+        default="params", metadata={"help": "what sparsity is counted in: params, or macs for a wave of 10 s"}
+    )
     prediction_groups: str = field(
         default="", metadata={"help": "groups of teacher layers with a head each; the task writes it from criterion.groups"}
     )
@@ -83,13 +101,19 @@ class SpeechStudent(SpeechEncoder):
             self.prediction_groups = parse_groups(cfg.prediction_groups, depth=sys.maxsize)
             if cfg.prediction_layers:
                 self.prediction_layers = [layer for (layer,) in parse_groups(cfg.prediction_layers, self.depth)]
-            head, count = str(cfg.prediction_head), len(self.prediction_groups)
+            head = str(cfg.prediction_head)
             if head == "split" and self.prediction_layers:
                 raise UserError(
                     "model.prediction_head=split makes all predictions from one layer: set criterion.predict_from=last, "
                     "or model.prediction_head=linear"
                 )
-            self.prediction_head = build_heads(head, cfg.encoder_embed_dim, cfg.prediction_dim, count)
+            options = {"users": assign_heads(self.prediction_groups, str(cfg.share_heads))} if head == "linear" else {}
+            count = len(self.prediction_groups)
+            self.prediction_head = build_heads(head, cfg.encoder_embed_dim, cfg.prediction_dim, count, **options)
+        add_gates(self)
+        self.size_loss = None
+        if self.gates is not None:
+            self.size_loss = SizeLoss(self, str(cfg.size_metric), cfg.target_sparsity, cfg.sparsity_warmup)
 
     @classmethod
     def build_model(cls, cfg: SpeechStudentConfig, task: Any) -> "SpeechStudent":
@@ -105,6 +129,11 @@ class SpeechStudent(SpeechEncoder):
         checkpoint, init_layers = None, list(cfg.init_layers)
         if cfg.init:
             checkpoint = read_checkpoint(find_file(cfg.init, "model.init"))
+            if checkpoint.config.prune and not cfg.prune:
+                raise UserError(
+                    f"model.init={cfg.init} still has its gates: cut them first, fairseq-distill prune {cfg.init} PRUNED.pt, "
+                    "and start from PRUNED.pt"
+                )
             shape = shape_like(checkpoint.config, str(cfg.like_init), cfg.encoder_layers, init_layers)
             settings = {**shape, **settings, "init": "", "like_init": "none", "init_layers": []}
         update_run_settings(cfg, "model", settings)
@@ -132,6 +161,23 @@ class SpeechStudent(SpeechEncoder):
             hidden = [output.x] * len(self.prediction_groups)
         return StudentPredictions(self.prediction_head(hidden), output.padding_mask)
 
+    def get_extra_losses(self, net_output: Any):
+        """(losses, their names): fairseq's own, and in training with gates the one that pushes the size to its target."""
+        losses, names = super().get_extra_losses(net_output) if isinstance(net_output, dict) else ([], [])
+        if self.size_loss is not None and self.training:
+            losses, names = [*losses, self.size_loss(self.gates)], [*names, "size"]
+        return losses, names
+
+    def describe_gates(self) -> Dict[str, Tensor]:
+        """What to log of the gates, as scalars: expected and target sparsity, multipliers, units left; empty without gates."""
+        return {} if self.size_loss is None else self.size_loss.describe(self.gates)
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """fairseq tells the number of updates done so far: the target of the size depends on it."""
+        super().set_num_updates(num_updates)
+        if self.size_loss is not None:
+            self.size_loss.num_updates = num_updates
+
     def freeze_unreached(self) -> None:
         """Take out of training what distillation does not reach: the mask embedding, and what lies behind all taps.
 
@@ -153,6 +199,9 @@ class SpeechStudent(SpeechEncoder):
             self.encoder.layers[deepest:].requires_grad_(False)
 
     def remove_pretraining_modules(self) -> None:
-        """Drop what fine-tuning does not need: fairseq's masked prediction and the heads."""
+        """Drop what fine-tuning does not need: fairseq's masked prediction and the heads. Gates stay as they are."""
         super().remove_pretraining_modules()
-        self.prediction_head = None
+        self.prediction_head = self.size_loss = None
+        if self.gates is not None:
+            logger.warning("this student's gates are not cut (fairseq-distill prune does it); they are kept as they are")
+            self.gates.freeze()

@@ -13,7 +13,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
 
 from ..checkpoints import EncoderCheckpoint, read_checkpoint
-from ..compat import update_run_settings
+from ..compat import find_run, update_run_settings
 from ..criterions.speech_distillation import SpeechDistillationCriterionConfig
 from ..data.audio_dataset import load_audio_dataset
 from ..distillation.groups import Group, describe_groups, format_groups, match_student_layers, parse_groups
@@ -22,6 +22,7 @@ from ..encoder.config import EncoderConfig
 from ..encoder.conv_spec import ConvLayer, receptive_field, total_stride
 from ..errors import UserError
 from ..paths import find_file, make_absolute
+from ..pruning.optimizer import check_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,13 @@ class SpeechDistillationConfig(FairseqDataclass):
     teacher_dtype: ChoiceEnum(list(TEACHER_DTYPES)) = field(
         default="float32",
         metadata={"help": "precision the teacher runs in; student = that of the run (half precision with common.fp16)"},
+    )
+    update_seconds: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "seconds of audio in an update over all GPUs: optimization.update_freq is set to what dataset.max_tokens "
+            "(samples on each GPU) needs for it; empty = update_freq as given"
+        },
     )
     max_broken: float = field(
         default=0.01,
@@ -120,6 +128,10 @@ class SpeechDistillationTask(FairseqTask):
     def build_model(self, model_cfg: Any, from_checkpoint: bool = False):
         """Build the student; in a new run, fit its heads and its data to the teacher first."""
         if not from_checkpoint:
+            run = find_run(model_cfg)
+            if model_cfg.get("prune"):
+                check_optimizer(run)
+            self._settle_update_freq(run)
             self._fit_to_teacher(model_cfg)
         model = super().build_model(model_cfg, from_checkpoint)
         self.groups = model.prediction_groups
@@ -161,6 +173,21 @@ class SpeechDistillationTask(FairseqTask):
         }
         update_run_settings(model_cfg, "model", settings)
 
+    def _settle_update_freq(self, run: Any) -> None:
+        """Gradient accumulation that makes an update of `update_seconds`, whatever the number of GPUs."""
+        if not self.cfg.update_seconds:
+            return
+        if not run.dataset.max_tokens:
+            raise UserError("task.update_seconds needs dataset.max_tokens: the samples that fit on one GPU")
+        gpus = run.distributed_training.distributed_world_size
+        seconds = run.dataset.max_tokens / self.cfg.sample_rate
+        update_freq = max(1, round(self.cfg.update_seconds / (seconds * gpus)))
+        logger.info(
+            f"an update is {update_freq} x {gpus} batches of up to {seconds:g} s = {update_freq * gpus * seconds:g} s of audio "
+            f"(task.update_seconds={self.cfg.update_seconds:g})"
+        )
+        run.optimization.update_freq = [update_freq]
+
     def _settle_normalisation(self, model_cfg: Any, teachers: Sequence[EncoderCheckpoint]) -> None:
         wanted = teachers[0].config.normalize
         if self.cfg.normalize is not None and bool(self.cfg.normalize) != wanted:
@@ -192,8 +219,7 @@ class SpeechDistillationTask(FairseqTask):
 
 def _criterion_settings(model_cfg: Any) -> Any:
     """The criterion's section of the run that `model_cfg` belongs to, without its name."""
-    root = model_cfg._get_parent() if OmegaConf.is_config(model_cfg) else None
-    section = root.get("criterion") if root is not None else None
+    section = find_run(model_cfg).get("criterion")
     if not OmegaConf.is_dict(section):
         return {}
     return {key: section[key] for key in section if key in SpeechDistillationCriterionConfig.__dataclass_fields__}

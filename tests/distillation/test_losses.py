@@ -68,19 +68,36 @@ class FakeTask:
         return self.targets
 
 
+class FakeStudent:
+    """Predicts what it was given; has one extra loss, as gates add it."""
+
+    def __init__(self, predictions):
+        self.predictions = predictions
+
+    def __call__(self, *args, **kwargs):
+        return self.predictions
+
+    def get_extra_losses(self, predictions):
+        assert predictions is self.predictions
+        return [torch.tensor(0.25)], ["size"]
+
+    def describe_gates(self):
+        return {"sparsity": torch.tensor(0.5)}
+
+
 def run_criterion(lengths, **weights):
     predictions, targets, mask = make_batch(lengths)
     criterion = SpeechDistillationCriterion(SpeechDistillationCriterionConfig(**weights), FakeTask(targets, mask))
     leaves = [p.requires_grad_() for p in predictions]
     sample = {"net_input": {"source": torch.zeros(len(lengths), 10), "padding_mask": torch.zeros(len(lengths), 10).bool()}}
-    loss, size, log = criterion(lambda *a, **k: StudentPredictions(leaves, mask), sample)
+    loss, size, log = criterion(FakeStudent(StudentPredictions(leaves, mask)), sample)
     return loss, size, log, leaves, targets, mask
 
 
 def test_criterion_is_the_weighted_mean_over_groups_summed_over_frames():
     lengths = (7, 4, 1)
     loss, size, log, predictions, targets, mask = run_criterion(lengths, **WEIGHTS)
-    expected = 0.0
+    expected = 0.25 * sum(lengths)  # the extra loss counts once in the mean over frames
     for name, prediction, target in zip(("4", "8-12"), predictions, targets):
         sums = plain_distances(prediction.detach(), target, lengths)
         for distance, weight in WEIGHTS.items():
@@ -102,6 +119,7 @@ def test_metrics_average_over_frames_not_over_batches():
     frames = sum(int(log["sample_size"]) for log in logs)
     assert frames == 16
     assert values["loss"] == pytest.approx(sum(float(log["loss"]) for log in logs) / frames, abs=1e-4)
+    assert values["size_loss"] == 0.25 and values["sparsity"] == 0.5
     assert values["l1_8-12"] == pytest.approx(sum(float(log["distance/l1_8-12"]) for log in logs) / frames, abs=1e-4)
 
 

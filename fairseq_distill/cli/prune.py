@@ -1,0 +1,97 @@
+"""Cut what closed gates have switched off out of a student that was trained with model.prune."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ..checkpoints import load_encoder, read_checkpoint
+from ..encoder.model import SpeechEncoder
+from ..encoder.size import count_parameters, macs_per_second
+from ..errors import UserError
+from ..pruning.picture import draw_units
+from ..pruning.surgery import prune_encoder
+from ..saving import save_pruned
+
+HELP = "cut closed gates out of a student of stage 1: a smaller student with the same features"
+EPILOG = """examples:
+  fairseq-distill prune checkpoints/checkpoint_last.pt pruned.pt --plot pruned.png
+  fairseq-hydra-train --config-dir config/distill --config-name dphubert_stage2 model.init=/path/pruned.pt ...
+
+Gates that are open are multiplied into the weights that read them, closed ones are cut out. On noise the smaller student's
+features are compared with the gated one's; nothing is written if they differ by more than 1e-4 of their size. Distillation
+heads are kept for stage 2."""
+
+TOLERANCE = 1e-4
+_SECONDS = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `fairseq-distill prune`."""
+    parser.add_argument("checkpoint", metavar="STAGE1.pt", help="a student trained with model.prune, or fine-tuned since")
+    parser.add_argument("output", metavar="OUT.pt", type=Path, help="where to write the smaller student")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw what is left of each layer (.png, .pdf, .svg)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prune, check, write, and print what is left; returns the exit code."""
+    checkpoint = read_checkpoint(args.checkpoint)
+    gated = load_encoder(args.checkpoint)
+    if gated.gates is None:
+        raise UserError(
+            f"{args.checkpoint} has no gates to cut: train it with model.prune, as config/distill/dphubert.yaml does"
+        )
+    try:
+        pruned = prune_encoder(gated)
+    except UserError as error:
+        raise UserError(f"{args.checkpoint}: {error}") from error
+    small = SpeechEncoder(pruned.config).eval()
+    small.load_state_dict(pruned.weights)
+    difference = compare_features(gated, small)
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"{args.checkpoint}: pruned features differ from the gated ones by {difference:.1e} of their size, more than "
+            f"{TOLERANCE:g}; {args.output} is not written"
+        )
+    save_pruned(args.output, checkpoint, pruned)
+    print(format_table(gated, small))
+    print(f"\nlargest difference from the gated features, on {_SECONDS} s of noise: {difference:.1e} of their size")
+    print(f"written to {args.output}")
+    if args.plot:
+        draw_units(checkpoint.config, pruned.config, args.plot)
+        print(f"drawn in {args.plot}")
+    return 0
+
+
+@torch.no_grad()
+def compare_features(one: SpeechEncoder, other: SpeechEncoder) -> float:
+    """Largest relative difference (norm of the difference by norm) over all hidden states, for two waves of noise."""
+    waves = torch.randn(2, _SECONDS * 16_000, generator=torch.Generator().manual_seed(0))
+    padding_mask = torch.zeros(waves.shape, dtype=torch.bool)
+    padding_mask[1, waves.size(1) // 2 :] = True
+    a, b = (encoder(waves.masked_fill(padding_mask, 0), padding_mask=padding_mask) for encoder in (one, other))
+    pairs = [(x[~a.padding_mask], y[~a.padding_mask]) for x, y in zip((*a.hidden, a.x, a.features), (*b.hidden, b.x, b.features))]
+    return max(float((x - y).norm() / x.norm()) for x, y in pairs)
+
+
+def format_table(before: SpeechEncoder, after: SpeechEncoder) -> str:
+    """What is left, for people: channels, then heads and units of each layer, then the size."""
+    old, new = before.cfg, after.cfg
+    lines = [
+        f"{f'conv {index}':<12}{a} of {b} channels"
+        for index, ((a, *_), (b, *_)) in enumerate(zip(new.conv_layers, old.conv_layers))
+    ]
+    layers = zip(new.heads, old.heads, new.ffn_dims, old.ffn_dims)
+    lines += [
+        f"{f'layer {number}':<12}{h} of {old_h} heads, {f} of {old_f} units"
+        for number, (h, old_h, f, old_f) in enumerate(layers, start=1)
+    ]
+    for name, unit, measure in (("parameters", "M", _count), ("MACs/s", "G", macs_per_second)):
+        scale = 1e6 if unit == "M" else 1e9
+        a, b = measure(after), measure(before)
+        lines.append(f"{name:<12}{a / scale:.2f} of {b / scale:.2f} {unit}, sparsity {1 - a / b:.3f}")
+    return "\n".join(lines)
+
+
+def _count(encoder: SpeechEncoder) -> int:
+    return count_parameters(encoder)["encoder"]

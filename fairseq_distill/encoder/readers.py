@@ -1,0 +1,161 @@
+"""Layers that read units which may be gated: linear, convolution, LayerNorm. Without gates they are torch's own.
+
+A gate on a unit is a factor on the weights that read it. Multiplying those costs O(weights) a step, whatever the number of
+frames, and nothing that depends on frames is kept for the backward pass besides what the plain layer keeps.
+"""
+
+from typing import Any, Optional, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class _Gated:
+    """What the layers below share: a gate that belongs to one forward pass, not to the module's state."""
+
+    def __getstate__(self) -> dict:
+        # it hangs on the graph of the last forward pass, which can be neither copied nor pickled
+        return {key: value for key, value in self.__dict__.items() if key not in ("scale", "open_channels")}
+
+
+class ScaledLinear(_Gated, nn.Linear):
+    """Linear layer whose input units may be scaled: y = W (scale * x) + b.
+
+    Attributes:
+        scale: (in_features,) factors in float32, or None.
+    """
+
+    scale: Optional[Tensor] = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        if self.scale is None:
+            return super().forward(x)
+        if torch.is_autocast_enabled():
+            return F.linear(x, self.weight * self.scale, self.bias)
+        return _ScaledLinear.apply(x, self.weight, self.bias, self.scale)
+
+
+class ScaledConv1d(_Gated, nn.Conv1d):
+    """Convolution (no groups, no padding) whose input channels may be scaled.
+
+    Attributes:
+        scale: (in_channels,) factors in float32, or None.
+    """
+
+    scale: Optional[Tensor] = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, frames) to (batch, out_channels, frames)."""
+        if self.scale is None:
+            return super().forward(x)
+        if torch.is_autocast_enabled():
+            return F.conv1d(x, self.weight * self.scale[:, None], self.bias, self.stride)
+        return _ScaledConv.apply(x, self.weight, self.bias, self.scale, self.stride)
+
+
+class OpenLayerNorm(_Gated, nn.LayerNorm):
+    """LayerNorm over channels of which some may be closed: mean and variance are those of the open ones.
+
+    So what a closed channel holds changes nothing for the others, and the network without it has a plain LayerNorm of fewer
+    channels. Which channels are open is taken as given: no gradient reaches the gates through the statistics.
+
+    Attributes:
+        open_channels: (channels,) float32, 1 = open, 0 = closed; or None.
+    """
+
+    open_channels: Optional[Tensor] = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., channels) to the same shape; what comes out in closed channels means nothing."""
+        if self.open_channels is None:
+            return super().forward(x)
+        return _OpenNorm.apply(x, self.weight, self.bias, self.open_channels, self.eps)
+
+
+def _split_gradient(gradient: Tensor, weight: Tensor, scale: Tensor, dims: Tuple[int, ...]) -> Tuple[Tensor, Tensor]:
+    """From the gradient of weight * scale to those of weight and of scale (float32)."""
+    of_scale = (gradient * weight).sum(dims, dtype=torch.float32)
+    return gradient.mul_(scale), of_scale
+
+
+class _ScaledLinear(torch.autograd.Function):
+    """Keeps weight and scale for the backward pass, not their product: another copy of the layer's weights."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Optional[Tensor], scale: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, scale)
+        return F.linear(x, weight * scale.to(weight.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):
+        x, weight, scale = ctx.saved_tensors
+        factors = scale.to(weight.dtype)
+        of_x = of_weight = of_bias = of_scale = None
+        if ctx.needs_input_grad[0]:
+            of_x = grad @ (weight * factors)
+        rows = grad.flatten(0, -2)
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
+            of_weight, of_scale = _split_gradient(rows.t() @ x.flatten(0, -2), weight, factors, (0,))
+        if ctx.needs_input_grad[2]:
+            of_bias = rows.sum(0)
+        return of_x, of_weight, of_bias, of_scale
+
+
+class _ScaledConv(torch.autograd.Function):
+    """As `_ScaledLinear`, for a convolution."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Optional[Tensor], scale: Tensor, stride: Tuple[int, ...]
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, scale)
+        ctx.stride, ctx.bias_size = stride, None if bias is None else [bias.numel()]
+        return F.conv1d(x, weight * scale.to(weight.dtype)[:, None], bias, stride)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):
+        x, weight, scale = ctx.saved_tensors
+        factors = scale.to(weight.dtype)[:, None]
+        weight_wanted = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
+        wanted = [ctx.needs_input_grad[0], weight_wanted, ctx.needs_input_grad[2]]
+        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            grad, x, weight * factors, ctx.bias_size, ctx.stride, [0], [1], False, [0], 1, wanted
+        )
+        of_scale = None
+        if weight_wanted:
+            of_weight, of_scale = _split_gradient(of_weight, weight, factors, (0, 2))
+        return of_x, of_weight, of_bias, of_scale, None
+
+
+class _OpenNorm(torch.autograd.Function):
+    """LayerNorm with the statistics of the open channels, in float32; keeps its input and two numbers a frame."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, open_channels: Tensor, eps: float) -> Tensor:
+        share = open_channels / open_channels.sum().clamp(min=1)
+        centred = x.float()
+        mean = (centred * share).sum(-1, keepdim=True)
+        centred = centred - mean
+        rstd = ((centred * centred * share).sum(-1, keepdim=True) + eps).rsqrt()
+        ctx.save_for_backward(x, weight, share, mean, rstd)
+        return torch.addcmul(bias.float(), centred.mul_(rstd), weight.float()).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):
+        x, weight, share, mean, rstd = ctx.saved_tensors
+        normal = (x.float() - mean) * rstd
+        grad = grad.float()
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_normal = grad * weight.float()
+            through_rstd = normal * (of_normal * normal).sum(-1, keepdim=True)
+            through_mean = of_normal.sum(-1, keepdim=True)
+            of_x = (rstd * (of_normal - share * (through_mean + through_rstd))).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            of_weight = (grad * normal).flatten(0, -2).sum(0).to(weight.dtype)
+        if ctx.needs_input_grad[2]:
+            of_bias = grad.flatten(0, -2).sum(0).to(weight.dtype)
+        return of_x, of_weight, of_bias, None, None

@@ -1,0 +1,40 @@
+"""A picture of what pruning left: channels of each convolution, heads and feed-forward units of each layer."""
+
+from pathlib import Path
+
+from ..encoder.config import EncoderConfig
+from ..errors import UserError
+
+
+def draw_units(before: EncoderConfig, after: EncoderConfig, path: Path) -> None:
+    """Draw bars of what is left over outlines of what there was, into `path`, in the format that its ending names.
+
+    Raises:
+        UserError: matplotlib is missing, or the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("--plot needs matplotlib: pip install 'fairseq-distill[plots]'") from error
+
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    convolutions = [[channels for channels, _, _ in cfg.conv_layers] for cfg in (before, after)]
+    panels = [
+        ("conv channels", "convolution", 0, convolutions),
+        ("attention heads", "layer", 1, [before.heads, after.heads]),
+        ("feed-forward units", "layer", 1, [before.ffn_dims, after.ffn_dims]),
+    ]
+    for axes, (title, label, first, (was, left)) in zip(figure.subplots(1, 3), panels):
+        places = range(first, first + len(was))
+        axes.bar(places, was, color="none", edgecolor="0.6", label="before")
+        axes.bar(places, left, color="tab:blue", label="left")
+        axes.set_title(f"{title}: {sum(left)} of {sum(was)}", fontsize=10)
+        axes.set_xlabel(label)
+        axes.set_xticks(places)
+        axes.tick_params(labelsize=7 if len(was) > 12 else 9)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(fontsize=8, loc="lower right")
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:  # an ending that is no picture's
+        raise UserError(f"{path} cannot be drawn: {error}") from error

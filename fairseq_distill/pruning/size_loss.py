@@ -1,0 +1,79 @@
+"""What pushes the expected size to its target: a Lagrangian whose multipliers ascend (DPHuBERT, 2305.17651, section 2.3)."""
+
+import copy
+from typing import Dict
+
+import torch
+from torch import Tensor, nn
+
+from fairseq.modules import GradMultiply
+
+from ..encoder.model import SpeechEncoder
+from ..errors import UserError
+from .hard_concrete import Float32Module
+from .size import ExpectedSize
+
+
+class SizeLoss(Float32Module):
+    """lambda1 (s - t) + lambda2 (s - t)^2 with sparsity s = 1 - expected size / whole size, and its target t.
+
+    The multipliers start at 0 and ascend: their gradients have the sign turned, since optimizers refuse negative rates.
+
+    Args:
+        encoder: with gates.
+        metric: "params" or "macs".
+        target: sparsity to reach, from 0 to 1.
+        warmup: updates over which the target rises from 0, linearly.
+    """
+
+    def __init__(self, encoder: SpeechEncoder, metric: str, target: float, warmup: int):
+        super().__init__()
+        self.lambda1, self.lambda2 = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+        self.lambda1.param_group = self.lambda2.param_group = "multipliers"
+        self.size = ExpectedSize(encoder, metric)
+        self.final_target, self.warmup = target, warmup
+        self.num_updates = 0
+        limit = self.find_limit(encoder.gates)
+        if not 0 <= target < limit:
+            raise UserError(
+                f"model.target_sparsity={target} cannot be reached: with every gate of model.prune={list(encoder.cfg.prune)} "
+                f"closed, {1 - limit:.3f} of the encoder's {metric} are left"
+            )
+
+    @property
+    def target(self) -> float:
+        """Target of the current update."""
+        return self.final_target * min(1.0, self.num_updates / max(1, self.warmup))
+
+    def forward(self, gates: nn.Module) -> Tensor:
+        """The loss, a scalar in float32."""
+        excess = self.measure_sparsity(gates).float() - self.target
+        lambda1, lambda2 = GradMultiply.apply(self.lambda1, -1.0), GradMultiply.apply(self.lambda2, -1.0)
+        return lambda1 * excess + lambda2 * excess.square()
+
+    def measure_sparsity(self, gates: nn.Module) -> Tensor:
+        """Expected sparsity, a scalar."""
+        return 1.0 - self.size(gates.expect())
+
+    @torch.no_grad()
+    def find_limit(self, gates: nn.Module) -> float:
+        """Sparsity with every gate closed."""
+        closed = copy.deepcopy(gates)
+        for log_alpha in closed.parameters():
+            log_alpha.fill_(-100.0)
+        return float(self.measure_sparsity(closed))
+
+    @torch.no_grad()
+    def describe(self, gates: nn.Module) -> Dict[str, Tensor]:
+        """What to log: sparsity, target, multipliers, and expected numbers of units left per layer, as scalars."""
+        expected = gates.expect()
+        values = {
+            "sparsity": 1.0 - self.size(expected),
+            "target_sparsity": self.lambda1.new_tensor(self.target),
+            "lambda1": self.lambda1.detach(),
+            "lambda2": self.lambda2.detach(),
+        }
+        for name in ("conv", "heads", "ffn"):
+            for index, left in enumerate(getattr(expected, name).unbind()):
+                values[f"{name}_{index if name == 'conv' else index + 1}"] = left
+        return values

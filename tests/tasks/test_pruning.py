@@ -1,0 +1,188 @@
+"""DPHuBERT's two stages through fairseq-hydra-train: prune while distilling, cut, distil again, fine-tune, prune again."""
+
+import json
+import math
+import sys
+
+import pytest
+import torch
+from fairseq import checkpoint_utils
+
+from fairseq_distill import load_encoder
+from fairseq_distill.cli.main import main
+from fairseq_distill.encoder.config import EncoderConfig
+from fairseq_distill.encoder.model import SpeechEncoder
+from fairseq_distill.safe_load import read_pickled
+
+from ..checkpoints import layouts
+from ..encoder.builders import PRE_NORM, SMALL, make_waves, randomize
+from ..encoder.test_shapes import WAVLM
+from .runs import ROOT, command, distil, run, write_data, write_teacher
+
+GROUPS = {"criterion.groups": "[[f],[1],[3]]"}
+FAST_GATES = {
+    **GROUPS,
+    "model.sparsity_warmup": 10,
+    "model.target_sparsity": 0.5,
+    "optimizer.groups.default.lr_float": 0.001,
+    "optimizer.groups.gates.lr_float": 0.5,
+    "optimizer.groups.multipliers.lr_float": 0.5,
+    **{f"optimizer.groups.{name}.lr_scheduler.warmup_updates": 1 for name in ("default", "gates", "multipliers")},
+}
+
+
+def train(out, data, teacher, recipe="dphubert", check=True, **overrides):
+    """Run a recipe on noise for a few updates; returns (finished process, JSON logs)."""
+    settings = {
+        "+machine": "cpu",
+        "task.data": data,
+        "task.teacher": teacher,
+        "task.min_sample_size": "null",
+        "dataset.max_tokens": 20_000,
+        "task.update_seconds": "null",
+        "dataset.num_workers": 0,
+        "optimization.max_update": 40,
+        "common.log_interval": 1,
+        "common.tensorboard_logdir": "null",
+        "hydra.run.dir": out,
+        **(FAST_GATES if recipe in ("dphubert", "dpwavlm") else GROUPS),
+        **{key.replace("__", "."): value for key, value in overrides.items()},
+    }
+    return run(command(ROOT / "config" / "distill", recipe, settings), check)
+
+
+def last(folder):
+    """The last checkpoint of a run."""
+    return folder / "checkpoints" / "checkpoint_last.pt"
+
+
+def validate(checkpoint, data):
+    """Held-out loss and distances as fairseq-validate prints them."""
+    code = "from fairseq_cli.validate import cli_main; cli_main()"
+    options = ["--task", "speech_distillation", "--user-dir", ROOT / "fairseq_distill", "--valid-subset", "valid", "--cpu"]
+    options += ["--max-tokens", 20_000, "--log-format", "json", "--num-workers", 0]
+    done, _ = run([sys.executable, "-W", "ignore", "-c", code, str(data), "--path", str(checkpoint), *map(str, options)])
+    line = next(line for line in done.stdout.splitlines() if "| valid | {" in line)
+    return json.loads(line[line.index("{") :])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with data, a teacher, and a finished stage 1."""
+    folder = tmp_path_factory.mktemp("dphubert")
+    write_data(folder / "data")
+    teacher = write_teacher(folder)
+    _, logs = train(folder / "stage1", folder / "data", teacher)
+    (folder / "logs.json").write_text(json.dumps(logs))
+    return folder
+
+
+def test_stage_1_reaches_its_target_and_logs_the_way(folder):
+    steps = [values for name, values in json.loads((folder / "logs.json").read_text()) if name == "train_inner"]
+    sparsity = [float(values["sparsity"]) for values in steps]
+    target = [float(values["target_sparsity"]) for values in steps]
+    assert 0.05 < sparsity[0] < 0.3 and abs(sparsity[-1] - 0.5) < 0.1
+    assert target[:11] == pytest.approx([0.05 * n for n in range(11)], abs=1e-3) and target[-1] == 0.5
+    multipliers = [float(values["lambda1"]) for values in steps]
+    above = next(n for n, value in enumerate(target) if value > sparsity[n])
+    assert multipliers[above + 3] < multipliers[above + 1], "the first multiplier falls while the student is too large"
+    assert float(steps[-1]["lambda2"]) > 0
+    for name, most in (("conv_0", 24), ("heads_3", 4), ("ffn_3", 80)):
+        assert 0 < float(steps[-1][name]) <= most
+    rates = [float(steps[0][f"lr_{name}"]) for name in ("default", "gates", "multipliers")]
+    assert rates[1] == rates[2] == pytest.approx(500 * rates[0])
+
+
+def test_pruned_student_has_the_same_held_out_loss_and_stage_2_goes_on_from_there(folder, capsys):
+    stage1, pruned = last(folder / "stage1"), folder / "pruned.pt"
+    assert main(["prune", str(stage1), str(pruned)]) == 0
+    assert "units" in capsys.readouterr().out
+    before, after = validate(stage1, folder / "data"), validate(pruned, folder / "data")
+    for name in ("valid_loss", "valid_l1_f", "valid_cosine_1", "valid_l1_3"):
+        assert float(after[name]) == pytest.approx(float(before[name]), abs=2e-4)
+    teacher = str(folder / "teacher.pt")
+    _, logs = train(
+        folder / "stage2", folder / "data", teacher, "dphubert_stage2", model__init=pruned, optimization__max_update=20,
+        optimization__lr="[0.002]", lr_scheduler__warmup_updates=1,
+    )  # fmt: skip
+    assert not any("sparsity" in values for _, values in logs)
+    end = [values for name, values in logs if name == "valid"][-1]
+    assert float(end["valid_loss"]) < float(after["valid_loss"]) - 0.01
+    shapes = {k: v.shape for k, v in read_pickled(pruned)["model"].items()}
+    saved = read_pickled(last(folder / "stage2"))["model"]
+    assert {k: v.shape for k, v in saved.items()} == shapes and "prediction_head.projections.1.weight" in shapes
+
+
+def test_interrupted_stage_1_goes_on_as_if_it_had_not_been(folder, tmp_path):
+    data = write_data(tmp_path / "data", lengths=(8000,), copies=20)  # one epoch, nothing cropped at random
+    teacher = str(folder / "teacher.pt")
+    schedule = {f"optimizer.groups.{name}.lr_scheduler.total_num_update": 6 for name in ("default", "gates", "multipliers")}
+    train(tmp_path / "whole", data, teacher, optimization__max_update=6, **schedule)
+    train(tmp_path / "parts", data, teacher, optimization__max_update=3, **schedule)
+    train(tmp_path / "parts", data, teacher, optimization__max_update=6, **schedule)
+    whole, parts = (read_pickled(last(tmp_path / name))["model"] for name in ("whole", "parts"))
+    for name in ("gates.kinds.ffn.log_alpha", "size_loss.lambda1", "size_loss.lambda2"):
+        torch.testing.assert_close(whole[name], parts[name])
+    assert float(whole["size_loss.lambda1"]) != 0
+
+
+@pytest.mark.parametrize("family", ["pre-norm", "wavlm"])
+def test_the_other_families_go_through_both_stages(folder, tmp_path, family):
+    if family == "wavlm":
+        torch.manual_seed(0)
+        weights = randomize(SpeechEncoder(EncoderConfig.from_settings({**SMALL, **WAVLM}))).state_dict()
+        teacher = str(layouts.write_wavlm(tmp_path / "wavlm.pt", weights))
+    else:
+        teacher = write_teacher(tmp_path, **PRE_NORM)
+    recipe = "dpwavlm" if family == "wavlm" else "dphubert"
+    train(tmp_path / "stage1", folder / "data", teacher, recipe, optimization__max_update=25)
+    pruned = tmp_path / "pruned.pt"
+    assert main(["prune", str(last(tmp_path / "stage1")), str(pruned)]) == 0
+    train(tmp_path / "stage2", folder / "data", teacher, f"{recipe}_stage2", model__init=pruned, optimization__max_update=2)
+    assert load_encoder(last(tmp_path / "stage2")).cfg.ffn_dims == load_encoder(pruned).cfg.ffn_dims
+
+
+@pytest.mark.parametrize(
+    "overrides, sentence",
+    [
+        ({"common.bf16": "true", "common.fp16_no_flatten_grads": "false"}, "common.fp16_no_flatten_grads=true"),
+        ({"model.target_sparsity": 0.99}, "model.target_sparsity=0.99 cannot be reached"),
+        ({"model.prune": "[conv,layers]"}, "layers is none of conv, heads, ffn, attention_layers, ffn_layers"),
+        ({"task.update_seconds": 10, "dataset.max_tokens": "null", "dataset.batch_size": 2}, "task.update_seconds needs dataset.max_tokens"),
+    ],
+)
+def test_what_would_not_prune_is_refused_before_training(folder, tmp_path, overrides, sentence):
+    done, logs = train(tmp_path, folder / "data", str(folder / "teacher.pt"), check=False, **overrides)
+    assert done.returncode != 0 and sentence in done.stdout
+    assert not any(name == "train_inner" for name, _ in logs)
+
+
+def test_a_recipe_whose_optimizer_has_no_groups_is_refused(folder, tmp_path):
+    overrides = {"+model.prune": "[ffn]"}
+    done, _ = distil(tmp_path, folder / "data", str(folder / "teacher.pt"), check=False, **overrides)
+    assert done.returncode != 0 and "model.prune needs optimizer._name=composite" in done.stdout
+
+
+def test_stage_2_refuses_a_student_whose_gates_are_not_cut(folder, tmp_path):
+    done, _ = train(
+        tmp_path, folder / "data", str(folder / "teacher.pt"), "dphubert_stage2", False, model__init=last(folder / "stage1")
+    )
+    assert done.returncode != 0 and "still has its gates: cut them first" in done.stdout
+
+
+def test_update_seconds_sets_the_accumulation(folder, tmp_path):
+    done, logs = train(
+        tmp_path, folder / "data", str(folder / "teacher.pt"), task__update_seconds=5, optimization__max_update=2
+    )
+    assert "an update is 4 x 1 batches of up to 1.25 s = 5 s of audio" in done.stdout
+    assert read_pickled(last(tmp_path))["cfg"]["optimization"]["update_freq"] == [4]
+
+
+@torch.no_grad()
+def test_gated_student_loads_and_is_deterministic(folder):
+    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(last(folder / "stage1"))])
+    encoder, (waves, mask) = load_encoder(last(folder / "stage1")), make_waves(padded=True)
+    features, frame_mask = model.eval().extract_features(waves, padding_mask=mask)
+    torch.testing.assert_close(encoder(waves, padding_mask=mask).x[~frame_mask], features[~frame_mask])
+    sampled = model.train().extract_features(waves, padding_mask=mask)[0]
+    assert not torch.allclose(sampled, features) and math.isfinite(float(sampled.sum()))
