@@ -26,13 +26,13 @@ def save_pruned(path: PathLike, checkpoint: EncoderCheckpoint, pruned: PrunedEnc
     path = Path(path)
     if path.exists() and path.samefile(checkpoint.path):
         raise UserError(f"{path} is the file that is being pruned: give the result another name")
-    weights = {**pruned.weights, **{k: v for k, v in checkpoint.weights.items() if k.startswith(_HEADS)}}
-    settings = {**checkpoint.settings, **_describe(checkpoint, pruned)}
+    heads = {key: value for key, value in checkpoint.weights.items() if key.startswith(_HEADS)}
+    settings = {**checkpoint.settings, **_describe(checkpoint, pruned, bool(heads))}
     history = [{"criterion_name": "none", "optimizer_name": "none", "lr_scheduler_state": {}, "num_updates": 0}]
     state = {
         "args": None,
         "cfg": settings,
-        "model": weights,
+        "model": {**pruned.weights, **heads},
         "optimizer_history": history,
         "task_state": {},
         "extra_state": {"train_iterator": {"epoch": 1}},
@@ -49,11 +49,13 @@ def save_pruned(path: PathLike, checkpoint: EncoderCheckpoint, pruned: PrunedEnc
         partial.unlink(missing_ok=True)
 
 
-def _describe(checkpoint: EncoderCheckpoint, pruned: PrunedEncoder) -> Dict[str, Any]:
+def _describe(checkpoint: EncoderCheckpoint, pruned: PrunedEncoder, with_heads: bool) -> Dict[str, Any]:
     """The sections `model` and `task` of the student."""
     before = checkpoint.config
     changed = {k: v for k, v in vars(pruned.config).items() if v != getattr(before, k)}
     model = {**checkpoint.settings.get("model", {}), **changed, "prune": [], "_name": "speech_student"}
+    if not with_heads:  # fine-tuning has dropped them
+        model.update(prediction_groups="", prediction_layers="", prediction_dim=0)
     task = checkpoint.settings.get("task", {})
     if task.get("_name") != "speech_distillation":
         task = {"_name": "speech_distillation", "data": "", "teacher": ""}

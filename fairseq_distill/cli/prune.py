@@ -47,19 +47,19 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.checkpoint}: {error}") from error
     small = SpeechEncoder(pruned.config).eval()
     small.load_state_dict(pruned.weights)
+    small.normalize_input = gated.normalize_input
     difference = compare_features(gated, small)
     if not difference <= TOLERANCE:
         raise UserError(
             f"{args.checkpoint}: pruned features differ from the gated ones by {difference:.1e} of their size, more than "
             f"{TOLERANCE:g}; {args.output} is not written"
         )
+    if args.plot:
+        draw_units(checkpoint.config, pruned.config, args.plot)
     save_pruned(args.output, checkpoint, pruned)
     print(format_table(gated, small))
     print(f"\nlargest difference from the gated features, on {_SECONDS} s of noise: {difference:.1e} of their size")
-    print(f"written to {args.output}")
-    if args.plot:
-        draw_units(checkpoint.config, pruned.config, args.plot)
-        print(f"drawn in {args.plot}")
+    print(f"written to {args.output}" + (f", drawn in {args.plot}" if args.plot else ""))
     return 0
 
 
@@ -71,7 +71,7 @@ def compare_features(one: SpeechEncoder, other: SpeechEncoder) -> float:
     padding_mask[1, waves.size(1) // 2 :] = True
     a, b = (encoder(waves.masked_fill(padding_mask, 0), padding_mask=padding_mask) for encoder in (one, other))
     pairs = [(x[~a.padding_mask], y[~a.padding_mask]) for x, y in zip((*a.hidden, a.x, a.features), (*b.hidden, b.x, b.features))]
-    return max(float((x - y).norm() / x.norm()) for x, y in pairs)
+    return float(torch.stack([(x - y).norm() / x.norm() for x, y in pairs]).max())  # not a number stays one
 
 
 def format_table(before: SpeechEncoder, after: SpeechEncoder) -> str:

@@ -33,7 +33,7 @@ class ScaledLinear(_Gated, nn.Linear):
         """(..., in_features) to (..., out_features)."""
         if self.scale is None:
             return super().forward(x)
-        if torch.is_autocast_enabled():
+        if torch.is_autocast_enabled(x.device.type):
             return F.linear(x, self.weight * self.scale, self.bias)
         return _ScaledLinear.apply(x, self.weight, self.bias, self.scale)
 
@@ -51,7 +51,7 @@ class ScaledConv1d(_Gated, nn.Conv1d):
         """(batch, in_channels, frames) to (batch, out_channels, frames)."""
         if self.scale is None:
             return super().forward(x)
-        if torch.is_autocast_enabled():
+        if torch.is_autocast_enabled(x.device.type):
             return F.conv1d(x, self.weight * self.scale[:, None], self.bias, self.stride)
         return _ScaledConv.apply(x, self.weight, self.bias, self.scale, self.stride)
 

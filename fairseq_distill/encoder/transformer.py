@@ -72,6 +72,18 @@ class TransformerLayer(nn.Module):
         x = self.add(x, attend, self.self_attn_layer_norm)
         return self.add(x, self.feed_forward, self.final_layer_norm)
 
+    def hold_gates(self) -> Callable[..., Tensor]:
+        """The layer as a function with the gates of now, also if it runs again after others were drawn."""
+        readers = [module for module in (self.self_attn.out_proj, self.fc2) if isinstance(module, ScaledLinear)]
+        scales = [reader.scale for reader in readers]
+
+        def run(*args: Any) -> Tensor:
+            for reader, scale in zip(readers, scales):
+                reader.scale = scale
+            return self(*args)
+
+        return run
+
     def add(self, x: Tensor, part: Callable[[Tensor], Tensor], norm: Optional[nn.Module]) -> Tensor:
         """Residual connection around `part` with `norm` before it (pre-norm) or after the sum (post-norm)."""
         y = part(norm(x) if self.layer_norm_first and norm is not None else x)
@@ -160,7 +172,7 @@ class TransformerEncoder(nn.Module):
             drop = allow_layerdrop and self.training and self.layerdrop > 0 and np.random.random() < self.layerdrop
             if not drop:
                 if self.checkpoint_activations and self.training:
-                    x = checkpoint(layer, x, attention_mask, position_bias, use_reentrant=False)
+                    x = checkpoint(layer.hold_gates(), x, attention_mask, position_bias, use_reentrant=False)
                 else:
                     x = layer(x, attention_mask, position_bias)
             if number in keep:

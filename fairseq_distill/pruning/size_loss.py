@@ -34,7 +34,9 @@ class SizeLoss(Float32Module):
         self.final_target, self.warmup = target, warmup
         self.num_updates = 0
         limit = self.find_limit(encoder.gates)
-        if not 0 <= target < limit:
+        if not 0 <= target <= 1:
+            raise UserError(f"model.target_sparsity={target} must be a fraction of the size, from 0 to 1")
+        if target >= limit:
             raise UserError(
                 f"model.target_sparsity={target} cannot be reached: with every gate of model.prune={list(encoder.cfg.prune)} "
                 f"closed, {1 - limit:.3f} of the encoder's {metric} are left"

@@ -119,7 +119,6 @@ def _shrink_config(cfg: EncoderConfig, keep: GateValues) -> EncoderConfig:
         prune=[],
         project_features=cfg.has_projection,
         conv_feature_layers=format_conv_layers(convs),
-        head_dim=cfg.attention_head_dim,
         layer_heads=[len(heads) for heads in keep.heads],
         layer_ffn_dims=[len(units) for units in keep.ffn],
         layer_head_numbers=numbers,

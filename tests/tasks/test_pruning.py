@@ -12,12 +12,14 @@ from fairseq_distill import load_encoder
 from fairseq_distill.cli.main import main
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
+from fairseq_distill.encoder.size import count_parameters
 from fairseq_distill.safe_load import read_pickled
 
 from ..checkpoints import layouts
 from ..encoder.builders import PRE_NORM, SMALL, make_waves, randomize
 from ..encoder.test_shapes import WAVLM
 from .runs import ROOT, command, distil, run, write_data, write_teacher
+from .test_fine_tuning import CTC
 
 GROUPS = {"criterion.groups": "[[f],[1],[3]]"}
 FAST_GATES = {
@@ -186,3 +188,43 @@ def test_gated_student_loads_and_is_deterministic(folder):
     torch.testing.assert_close(encoder(waves, padding_mask=mask).x[~frame_mask], features[~frame_mask])
     sampled = model.train().extract_features(waves, padding_mask=mask)[0]
     assert not torch.allclose(sampled, features) and math.isfinite(float(sampled.sum()))
+
+
+def test_pruned_student_fine_tunes_and_is_pruned_again_from_there(folder, tmp_path):
+    pytest.importorskip("editdistance", reason="fairseq's ctc criterion needs it to validate")
+    first = tmp_path / "first.pt"
+    assert main(["prune", str(last(folder / "stage1")), str(first)]) == 0
+    data = write_data(tmp_path / "data")
+    for split in ("train", "valid"):
+        (data / f"{split}.ltr").write_text("A B |\n" * 8)
+    (data / "dict.ltr.txt").write_text("A 1\nB 1\n| 1\n")
+    (tmp_path / "ctc.yaml").write_text(CTC)
+    settings = {"task.data": data, "model.w2v_path": first, "hydra.run.dir": tmp_path / "tuned", "optimization.max_update": 3}
+    run(command(tmp_path, "ctc", settings))
+
+    tuned, teacher = last(tmp_path / "tuned"), str(folder / "teacher.pt")
+    train(tmp_path / "again", data, teacher, model__init=tuned, model__target_sparsity=0.2, optimization__max_update=25)
+    second = tmp_path / "second.pt"
+    assert main(["prune", str(last(tmp_path / "again")), str(second)]) == 0
+    before, after = load_encoder(tuned), load_encoder(second)
+    counts = [count_parameters(encoder)["encoder"] for encoder in (before, after)]
+    assert counts[1] < 0.95 * counts[0], "target sparsity counts from what the second pruning started with"
+    assert all(b <= a for a, b in zip(before.cfg.ffn_dims, after.cfg.ffn_dims))
+    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(second)])
+    waves, mask = make_waves(padded=True)
+    with torch.no_grad():
+        features, frame_mask = model.eval().extract_features(waves, padding_mask=mask)
+        torch.testing.assert_close(after(waves, padding_mask=mask).x[~frame_mask], features[~frame_mask])
+
+
+def test_training_in_half_precision_keeps_gates_in_float32(folder, tmp_path):
+    options = {"common__bf16": "true", "common__fp16_no_flatten_grads": "true", "optimization__max_update": 4}
+    _, logs = train(tmp_path, folder / "data", str(folder / "teacher.pt"), **options)
+    saved = read_pickled(last(tmp_path))["model"]
+    weight = saved["encoder.layers.0.fc1.weight"]  # fairseq writes float32 whatever it trained in
+    assert torch.equal(weight, weight.bfloat16().float()), "the run was not in half precision"
+    for name in ("gates.kinds.ffn.log_alpha", "gates.kinds.conv.log_alpha", "size_loss.lambda1"):
+        assert saved[name].dtype == torch.float32
+        assert (saved[name] != saved[name].bfloat16().float()).float().mean() > 0.9, "rounded on the way"
+    losses = [float(values["loss"]) for name, values in logs if name == "train_inner"]
+    assert len(losses) == 4 and all(map(math.isfinite, losses))
