@@ -4,8 +4,13 @@ import argparse
 import json
 from typing import Any, Dict
 
+import torch
+from torch import Tensor
+
 from ..checkpoints import load_encoder, read_checkpoint
+from ..encoder.model import SpeechEncoder
 from ..encoder.size import count_parameters, frame_rate, measure_parts
+from ..pruning.size import METRICS, ExpectedSize
 
 HELP = "what a checkpoint is: family, parameters, MACs per second of audio, a row for each layer"
 EPILOG = """example:
@@ -48,11 +53,25 @@ def describe(path: str, seconds: float = 10.0) -> Dict[str, Any]:
         "frames_per_second": frame_rate(cfg),
         "layers": cfg.encoder_layers,
         "width": cfg.encoder_embed_dim,
-        "parameters": {"encoder": counted, "with_heads": sum(w.numel() for w in checkpoint.weights.values())},
+        "parameters": {"encoder": counted, "with_heads": _count_all(checkpoint.weights)},
+        "gates": None if encoder.gates is None else _describe_gates(encoder),
         "macs_per_second": sum(part.macs for part in parts) / seconds,
         "macs_wave_seconds": seconds,
         "parts": [part._asdict() for part in parts],
     }
+
+
+def _count_all(weights: Dict[str, Tensor]) -> int:
+    """Parameters in the file, but for what only pruning needs."""
+    return sum(value.numel() for key, value in weights.items() if not key.startswith(("gates.", "size_loss.")))
+
+
+def _describe_gates(encoder: SpeechEncoder) -> Dict[str, Any]:
+    """The kinds of units that have gates, and the sparsity that these expect."""
+    with torch.no_grad():
+        expected = encoder.gates.expect()
+        sparsity = {metric: 1.0 - float(ExpectedSize(encoder, metric)(expected)) for metric in METRICS}
+    return {"units": list(encoder.gates.kinds), "expected_sparsity": sparsity}
 
 
 def format_description(d: Dict[str, Any]) -> str:
@@ -66,9 +85,11 @@ def format_description(d: Dict[str, Any]) -> str:
         f"{'parameters, encoder':<24}{d['parameters']['encoder'] / 1e6:>10.2f} M",
         f"{'parameters, with heads':<24}{d['parameters']['with_heads'] / 1e6:>10.2f} M",
         f"{'MACs per second':<24}{d['macs_per_second'] / 1e9:>10.2f} G   (one wave of {d['macs_wave_seconds']:g} s)",
-        "",
-        f"{'part':<16}{'shape':<36}{'parameters':>12}{'MACs/s, M':>12}",
     ]
+    if d["gates"] is not None:
+        left = ", ".join(f"{100 * value:.1f} % of {metric}" for metric, value in d["gates"]["expected_sparsity"].items())
+        lines.append(f"{'gates':<24}on {', '.join(d['gates']['units'])}; fairseq-distill prune will take away about {left}")
+    lines += ["", f"{'part':<16}{'shape':<36}{'parameters':>12}{'MACs/s, M':>12}"]
     for part in d["parts"]:
         macs = part["macs"] / d["macs_wave_seconds"] / 1e6
         lines.append(f"{part['name']:<16}{part['shape']:<36}{part['parameters']:>12,}{macs:>12.1f}")

@@ -10,6 +10,7 @@ import torch
 from fairseq_distill.cli.main import main
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
+from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 
 from ..distillation.test_teacher import save_teacher
 from ..encoder.builders import SMALL
@@ -65,3 +66,23 @@ def test_program_exits_with_1_and_help_names_every_command(tmp_path):
     shown = subprocess.run([*line, "--help"], **options)
     assert shown.returncode == 0
     assert all(f"    {name} " in shown.stdout for name in ("info", "evaluate", "configs"))
+
+
+def test_gates_are_no_parameters_of_the_student_and_their_sparsity_is_said(tmp_path, capsys):
+    torch.manual_seed(0)
+    cfg = SpeechStudentConfig(**SMALL, prune=["conv", "heads", "ffn"])
+    student = SpeechStudent(cfg)
+    with torch.no_grad():
+        student.gates.kinds["ffn"].log_alpha.fill_(-40.0)
+    settings = {"model": {**SMALL, "_name": "speech_student", "prune": ["conv", "heads", "ffn"]}, "task": {}}
+    path = str(tmp_path / "gated.pt")
+    torch.save({"cfg": settings, "model": student.state_dict()}, path)
+    assert main(["info", path, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    plain = sum(p.numel() for name, p in student.named_parameters() if not name.startswith(("gates", "size_loss", "mask_emb")))
+    assert found["parameters"]["encoder"] == plain
+    assert found["parameters"]["with_heads"] == plain + student.mask_emb.numel()
+    units = 3 * 80 * (2 * 48 + 1)
+    assert found["gates"]["expected_sparsity"]["params"] == pytest.approx(units / plain, abs=0.01)
+    assert main(["info", path]) == 0
+    assert "on conv, heads, ffn; fairseq-distill prune will take away about" in capsys.readouterr().out

@@ -92,8 +92,9 @@ def test_unreachable_targets_are_refused(metric):
     size = ExpectedSize(encoder, metric)
     limit = 1 - COUNTS[metric](closed) / size.total
     SizeLoss(encoder, metric, limit - 0.001, 10)
-    for target in (limit + 0.001, 1.0, -0.1):
-        sentence = f"model.target_sparsity={target}.*\\['heads'\\].*{1 - limit:.3f} of .*{metric}"
+    unreachable = f".*\\['heads'\\].*{1 - limit:.3f} of .*{metric}"
+    for target, reason in ((limit + 0.001, unreachable), (1.0, unreachable), (-0.1, " must be a fraction"), (1.5, " must be a fraction")):
+        sentence = f"model.target_sparsity={target}{reason}"
         with pytest.raises(UserError, match=sentence):
             SizeLoss(encoder, metric, target, 10)
     assert encoder.gates.kinds["heads"].log_alpha.min() > -1, "the limit is found on a copy"
