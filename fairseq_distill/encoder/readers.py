@@ -75,10 +75,10 @@ class OpenLayerNorm(_Gated, nn.LayerNorm):
         return _OpenNorm.apply(x, self.weight, self.bias, self.open_channels, self.eps)
 
 
-def _split_gradient(gradient: Tensor, weight: Tensor, scale: Tensor, dims: Tuple[int, ...]) -> Tuple[Tensor, Tensor]:
-    """From the gradient of weight * scale to those of weight and of scale (float32)."""
-    of_scale = (gradient * weight).sum(dims, dtype=torch.float32)
-    return gradient.mul_(scale), of_scale
+def _split_gradient(gradient: Tensor, weight: Tensor, factors: Tensor) -> Tuple[Tensor, Tensor]:
+    """From the gradient of weight * factors, both (out, in), to those of weight and of factors (float32)."""
+    of_factors = (gradient.float() * weight).sum(0)
+    return gradient.mul_(factors), of_factors
 
 
 class _ScaledLinear(torch.autograd.Function):
@@ -98,35 +98,37 @@ class _ScaledLinear(torch.autograd.Function):
             of_x = grad @ (weight * factors)
         rows = grad.flatten(0, -2)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
-            of_weight, of_scale = _split_gradient(rows.t() @ x.flatten(0, -2), weight, factors, (0,))
+            of_weight, of_scale = _split_gradient(rows.t() @ x.flatten(0, -2), weight, factors)
         if ctx.needs_input_grad[2]:
             of_bias = rows.sum(0)
         return of_x, of_weight, of_bias, of_scale
 
 
 class _ScaledConv(torch.autograd.Function):
-    """As `_ScaledLinear`, for a convolution."""
+    """As `_ScaledLinear`, for a convolution: its weight (out, in, kernel) is seen as (out, in * kernel)."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Optional[Tensor], scale: Tensor, stride: Tuple[int, ...]
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, scale)
+        factors = scale.to(weight.dtype).repeat_interleave(weight.size(2))
+        ctx.save_for_backward(x, weight, factors)
         ctx.stride, ctx.bias_size = stride, None if bias is None else [bias.numel()]
-        return F.conv1d(x, weight * scale.to(weight.dtype)[:, None], bias, stride)
+        return F.conv1d(x, (weight.flatten(1) * factors).view_as(weight), bias, stride)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):
-        x, weight, scale = ctx.saved_tensors
-        factors = scale.to(weight.dtype)[:, None]
+        x, weight, factors = ctx.saved_tensors
         weight_wanted = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
         wanted = [ctx.needs_input_grad[0], weight_wanted, ctx.needs_input_grad[2]]
+        scaled = (weight.flatten(1) * factors).view_as(weight)
         of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            grad, x, weight * factors, ctx.bias_size, ctx.stride, [0], [1], False, [0], 1, wanted
+            grad, x, scaled, ctx.bias_size, ctx.stride, [0], [1], False, [0], 1, wanted
         )
         of_scale = None
         if weight_wanted:
-            of_weight, of_scale = _split_gradient(of_weight, weight, factors, (0, 2))
+            flat, of_factors = _split_gradient(of_weight.flatten(1), weight.flatten(1), factors)
+            of_weight, of_scale = flat.view_as(weight), of_factors.view(-1, weight.size(2)).sum(1)
         return of_x, of_weight, of_bias, of_scale, None
 
 
