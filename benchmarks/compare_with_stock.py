@@ -12,14 +12,9 @@ step      DistilHuBERT's: teacher (12 layers, no gradient), student (2 layers), 
 """
 
 import argparse
-import ctypes
-import gc
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,20 +22,11 @@ from typing import Callable, Dict, List
 
 import torch
 import torch.nn.functional as F
+from measuring import add_options, describe_run, in_own_process, measure_peak, quartiles, save_stock_teacher, time_in_turn
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 
 LAYERS = (4, 8, 12)
-
-
-def save_stock_teacher(path: Path) -> None:
-    """A stock HuBERT Base with random weights, in fairseq's layout."""
-    from fairseq.models.hubert.hubert import HubertConfig, HubertModel
-
-    torch.manual_seed(0)
-    model = HubertModel(HubertConfig(label_rate=50), SimpleNamespace(sample_rate=16_000), [None])
-    cfg = {"model": {"_name": "hubert"}, "task": {"_name": "hubert_pretraining", "normalize": False}}
-    torch.save({"args": None, "cfg": cfg, "model": model.state_dict()}, path)
 
 
 def build_stock(path: Path, layers: int, train: bool):
@@ -123,57 +109,25 @@ def make_our_step(path: Path, waves: torch.Tensor) -> Callable[[], None]:
 def compare_times(name: str, path: Path, waves: torch.Tensor, rounds: int) -> Dict[str, List[float]]:
     """Run both sides in turn; seconds of "stock", "ours" and "again" per round."""
     stock, ours = make_work(name, "stock", path, waves), make_work(name, "ours", path, waves)
-    stock(), ours()
-    times: Dict[str, List[float]] = {"stock": [], "ours": [], "again": []}
-    for _ in range(rounds):
-        for key, work in (("stock", stock), ("ours", ours), ("again", stock)):
-            start = time.perf_counter()
-            work()
-            times[key].append(time.perf_counter() - start)
-    return times
+    return time_in_turn({"stock": stock, "ours": ours, "again": stock}, rounds)
 
 
 def measure_memory(name: str, side: str, path: Path, waves: torch.Tensor) -> float:
     """Peak MB of one side's work, weights included, beyond what the process has after its imports."""
-    import fairseq_distill  # noqa: F401
-
-    before = read_status("VmRSS")
-    work = make_work(name, side, path, waves)
-    work()  # weights that are mapped from the file, or loaded when first needed, are there now
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
-    work()
-    return read_status("VmHWM") - before
-
-
-def read_status(key: str) -> float:
-    """A memory figure of this process in MB (Linux)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) / 1024
-
-
-def quartiles(values: List[float]) -> str:
-    """"median (lower quartile - upper quartile)"."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.3f} ({low:.3f}-{high:.3f})"
+    return measure_peak(lambda: make_work(name, side, path, waves))
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--waves", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--memory", nargs=3, metavar=("WORK", "SIDE", "FILE"), help=argparse.SUPPRESS)
+    add_options(parser, waves=2, seconds=5.0, rounds=9, threads=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     waves = torch.randn(args.waves, int(args.seconds * 16_000))
     if args.memory:
         print(json.dumps(measure_memory(args.memory[0], args.memory[1], Path(args.memory[2]), waves)))
         return
-    print(f"torch {torch.__version__}, {args.threads} threads, {args.waves} waves of {args.seconds:g} s, {args.rounds} rounds")
+    print(describe_run(args))
     print(f"{'':<10}{'stock, s':>10}{'ours, s':>10}   {'ours / stock':<24}{'stock again / stock':<24}{'peak MB, stock':>15}{'ours':>8}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "hubert_base.pt"
@@ -187,13 +141,6 @@ def main() -> None:
                 f"{name:<10}{statistics.median(t['stock']):>10.2f}{statistics.median(t['ours']):>10.2f}   {ratio:<24}{floor:<24}"
                 f"{memory['stock']:>15.0f}{memory['ours']:>8.0f}"
             )
-
-
-def in_own_process(name: str, side: str, path: Path, args: argparse.Namespace) -> float:
-    """`measure_memory` in a process that does nothing else."""
-    line = [sys.executable, __file__, "--memory", name, side, str(path)]
-    line += ["--waves", str(args.waves), "--seconds", str(args.seconds), "--threads", str(args.threads)]
-    return json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":
