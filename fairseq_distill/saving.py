@@ -1,6 +1,5 @@
 """Write a student as fairseq writes checkpoints."""
 
-import os
 from pathlib import Path
 from typing import Any, Dict
 
@@ -8,6 +7,7 @@ import torch
 
 from .checkpoints import EncoderCheckpoint
 from .errors import UserError
+from .files import write_whole
 from .pruning.surgery import PrunedEncoder
 from .safe_load import PathLike
 
@@ -38,15 +38,7 @@ def save_pruned(path: PathLike, checkpoint: EncoderCheckpoint, pruned: PrunedEnc
         "extra_state": {"train_iterator": {"epoch": 1}},
         "last_optimizer_state": None,
     }
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch's writer raises the latter where there is no room
-        raise UserError(f"{path} cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, lambda partial: torch.save(state, partial))
 
 
 def _describe(checkpoint: EncoderCheckpoint, pruned: PrunedEncoder, with_heads: bool) -> Dict[str, Any]:

@@ -6,9 +6,9 @@ import sys
 from typing import List, Optional
 
 from ..errors import UserError
-from . import configs, evaluate, info, prune
+from . import clusters, configs, evaluate, info, prune, similarity
 
-_COMMANDS = {"info": info, "prune": prune, "evaluate": evaluate, "configs": configs}
+_COMMANDS = {"info": info, "clusters": clusters, "similarity": similarity, "prune": prune, "evaluate": evaluate, "configs": configs}
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..encoder.config import EncoderConfig
-from ..errors import UserError
+from ..figures import make_figure, save_figure
 
 
 def draw_units(before: EncoderConfig, after: EncoderConfig, path: Path) -> None:
@@ -12,12 +12,7 @@ def draw_units(before: EncoderConfig, after: EncoderConfig, path: Path) -> None:
     Raises:
         UserError: matplotlib is missing, or the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("--plot needs matplotlib: pip install 'fairseq-distill[plots]'") from error
-
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    figure = make_figure(10, 3.2)
     convolutions = [[channels for channels, _, _ in cfg.conv_layers] for cfg in (before, after)]
     panels = [
         ("conv channels", "convolution", 0, convolutions),
@@ -34,7 +29,4 @@ def draw_units(before: EncoderConfig, after: EncoderConfig, path: Path) -> None:
         axes.tick_params(labelsize=7 if len(was) > 12 else 9)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(fontsize=8, loc="lower right")
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:  # an ending that is no picture's
-        raise UserError(f"{path} cannot be drawn: {error}") from error
+    save_figure(figure, path)

@@ -136,7 +136,7 @@ def test_picture(tmp_path, capsys):
     blue = {name: int((p[..., 2] - p[..., 0] > 0.4).sum()) for name, p in pixels.items()}
     assert 0 < blue["some"] < blue["none"], "less is left, so the bars are smaller"
     assert main(["prune", str(source), str(tmp_path / "pruned.pt"), "--plot", str(tmp_path / "picture.xyz")]) == 1
-    assert "picture.xyz cannot be drawn" in capsys.readouterr().err
+    assert "picture.xyz cannot be written" in capsys.readouterr().err
 
 
 def refuse(line, capsys) -> str:

@@ -1,0 +1,19 @@
+"""A short name for an encoder's weights, to tell whether two files, or two runs, speak of the same one."""
+
+import hashlib
+
+import torch
+
+from ..encoder.model import SpeechEncoder
+
+
+def fingerprint_weights(encoder: SpeechEncoder) -> str:
+    """SHA-256 of names, types, shapes and values of all weights, in hexadecimal.
+
+    It does not depend on the file they came from, but on the precision: take it before the encoder is cast.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
