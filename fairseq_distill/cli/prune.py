@@ -86,12 +86,8 @@ def format_table(before: SpeechEncoder, after: SpeechEncoder) -> str:
         f"{f'layer {number}':<12}{h} of {old_h} heads, {f} of {old_f} units"
         for number, (h, old_h, f, old_f) in enumerate(layers, start=1)
     ]
-    for name, unit, measure in (("parameters", "M", _count), ("MACs/s", "G", macs_per_second)):
-        scale = 1e6 if unit == "M" else 1e9
-        a, b = measure(after), measure(before)
-        lines.append(f"{name:<12}{a / scale:.2f} of {b / scale:.2f} {unit}, sparsity {1 - a / b:.3f}")
+    a, b = (count_parameters(encoder)["encoder"] for encoder in (after, before))
+    lines.append(f"parameters  {a:,} of {b:,}, sparsity {1 - a / b:.3f}")
+    a, b = (macs_per_second(encoder) for encoder in (after, before))
+    lines.append(f"MACs/s      {a / 1e6:,.1f} of {b / 1e6:,.1f} M, sparsity {1 - a / b:.3f}")
     return "\n".join(lines)
-
-
-def _count(encoder: SpeechEncoder) -> int:
-    return count_parameters(encoder)["encoder"]
