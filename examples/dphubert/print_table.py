@@ -46,6 +46,8 @@ def main(work: Path) -> None:
     before, macs_before = teacher["parameters"]["encoder"], teacher["macs_per_second"]
     sizes, qualities = [], []
     for name, target in RUNS.items():
+        if not (work / "results" / f"{name}.speakers.json").exists():
+            continue
         info, step = load(work, f"{name}.info"), read_last_step(work, f"{name}.stage1")
         left, macs = info["parameters"]["encoder"], info["macs_per_second"]
         sizes.append(

@@ -6,9 +6,9 @@ from typing import Dict, List
 
 from ..checkpoints import load_encoder
 from ..distillation.groups import format_groups
+from ..layers import LINKAGES
 from ..layers.clustering import LayerClusters, choose_layers, cluster_layers, cut, score_cuts, suggest_clusters
 from ..layers.fingerprint import fingerprint_weights
-from ..layers.linkage import LINKAGES
 from ..layers.pictures import TITLES, draw_clusters
 from ..layers.similarity import MEASURES, SHARE, Similarity, compute_similarity
 from ..layers.speech_sample import SpeechSample

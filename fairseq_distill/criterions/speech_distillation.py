@@ -1,7 +1,7 @@
 """The registered criterion `speech_distillation`: the student's predictions against groups of teacher layers."""
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import torch
 
@@ -11,6 +11,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from ..distillation.groups import name_group
 from ..distillation.losses import count_frames_that_count, sum_distances
+from ..layers import LINKAGES
 
 
 @dataclass
@@ -21,7 +22,25 @@ class SpeechDistillationCriterionConfig(FairseqDataclass):
         default="[[4],[8],[12]]",
         metadata={
             "help": "groups of teacher layers, each averaged into one target: 0 = input of the first layer, l = output of "
-            "layer l, f = projected features before the positional convolution"
+            "layer l, f = projected features before the positional convolution; auto = clusters of the teacher's layers, "
+            "found on the training data when training starts"
+        },
+    )
+    groups_file: str = field(
+        default="", metadata={"help": "file that fairseq-distill clusters --out wrote: its groups instead of criterion.groups"}
+    )
+    clusters: Optional[int] = field(default=None, metadata={"help": "with groups=auto: number of groups"})
+    cluster_linkage: ChoiceEnum(LINKAGES) = field(
+        default="average", metadata={"help": "with groups=auto: distance of two clusters"}
+    )
+    cluster_adjacent: bool = field(
+        default=False, metadata={"help": "with groups=auto: merge only neighbouring layers, so that groups have no gaps"}
+    )
+    student_average: bool = field(
+        default=False,
+        metadata={
+            "help": "with predict_from=layers: predict a group from the mean of the student's layers at its depths, instead "
+            "of from the deepest one"
         },
     )
     predict_from: ChoiceEnum(["layers", "last"]) = field(

@@ -51,17 +51,26 @@ def name_group(group: Sequence[Layer]) -> str:
     return "-".join(map(str, group))
 
 
-def match_student_layers(groups: Sequence[Group], student_depth: int, teacher_depth: int) -> List[Layer]:
-    """The student layer that each group is predicted from, layer to layer.
+def match_student_layers(
+    groups: Sequence[Group], student_depth: int, teacher_depth: int, average: bool = False
+) -> List[Group]:
+    """The student's layers that each group is predicted from, layer to layer.
 
-    A group is led by its deepest layer l; the student's layer is at the same relative depth, ceil(l * student_depth /
-    teacher_depth), so that equal depths are matched one to one and the last with the last. 0 and f match themselves.
+    The student's layer for a teacher's layer l is at the same relative depth, ceil(l * student_depth / teacher_depth), so
+    that equal depths are matched one to one and the last with the last; 0 and f match themselves.
+
+    Args:
+        average: all layers of the student that match one of the group's, to be averaged (SKILL, 2402.16830); otherwise the
+            one that matches the group's deepest.
     """
 
     def match(layer: Layer) -> Layer:
         return layer if layer == FEATURES else -(-layer * student_depth // teacher_depth)
 
-    return [match(max(group, key=lambda layer: -1 if layer == FEATURES else layer)) for group in groups]
+    def deepest(group: Group) -> Layer:
+        return max(group, key=lambda layer: -1 if layer == FEATURES else layer)
+
+    return [list(dict.fromkeys(map(match, group if average else [deepest(group)]))) for group in groups]
 
 
 def layers_to_run(groups: Sequence[Collection[Layer]]) -> Set[int]:
@@ -75,11 +84,12 @@ def get_layer(output: EncoderOutput, layer: Layer) -> Tensor:
 
 
 def average_groups(output: EncoderOutput, groups: Sequence[Group]) -> List[Tensor]:
-    """Mean over the layers of each group, each (batch, frames, width)."""
-    return [sum(get_layer(output, layer) for layer in group) / len(group) for group in groups]
+    """Mean over the layers of each group, each (batch, frames, width); of one layer, that layer itself."""
+    states = [[get_layer(output, layer) for layer in group] for group in groups]
+    return [sum(group) / len(group) if len(group) > 1 else group[0] for group in states]
 
 
-def describe_groups(groups: Sequence[Group], student_layers: Sequence[Layer]) -> Dict[str, str]:
+def describe_groups(groups: Sequence[Group], student_groups: Sequence[Group]) -> Dict[str, str]:
     """For the log: what each group is predicted from."""
-    sources = student_layers or ["last"] * len(groups)
+    sources = [name_group(group) for group in student_groups] or ["last"] * len(groups)
     return {name_group(group): f"student layer {source}" for group, source in zip(groups, sources)}

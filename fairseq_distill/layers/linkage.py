@@ -14,8 +14,8 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from ..errors import UserError
+from . import LINKAGES
 
-LINKAGES = ("average", "complete", "ward")
 TOLERANCE = 1e-4  # of eigenvalues below 0: float32's rounding in the similarities, and far below what spoils a distance
 
 

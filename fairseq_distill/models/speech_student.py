@@ -12,7 +12,7 @@ from fairseq.models import register_model
 
 from ..checkpoints import read_checkpoint
 from ..compat import update_run_settings
-from ..distillation.groups import FEATURES, Group, Layer, get_layer, layers_to_run, parse_groups
+from ..distillation.groups import FEATURES, Group, average_groups, layers_to_run, parse_groups
 from ..distillation.heads import HEADS, SHARE_HEADS, assign_heads, build_heads
 from ..distillation.initialization import LIKE_INIT, copy_weights, shape_like
 from ..encoder.config import EncoderConfig
@@ -75,7 +75,7 @@ class SpeechStudentConfig(EncoderConfig):
     )
     prediction_layers: str = field(
         default="",
-        metadata={"help": "student layer that each group is predicted from, empty = the last; the task writes it"},
+        metadata={"help": "student layers whose mean each group is predicted from, empty = the last; the task writes it"},
     )
     prediction_dim: int = field(default=0, metadata={"help": "width of the teacher; the task writes it"})
 
@@ -94,13 +94,13 @@ class SpeechStudent(SpeechEncoder):
     def __init__(self, cfg: SpeechStudentConfig, task_cfg: Any = None, dictionaries=()):
         super().__init__(EncoderConfig.from_settings(cfg), task_cfg, dictionaries)
         self.prediction_groups: List[Group] = []
-        self.prediction_layers: List[Layer] = []
+        self.prediction_layers: List[Group] = []
         self.prediction_head = None
         if cfg.prediction_groups:
             # the teacher's depth was checked by the task
             self.prediction_groups = parse_groups(cfg.prediction_groups, depth=sys.maxsize)
             if cfg.prediction_layers:
-                self.prediction_layers = [layer for (layer,) in parse_groups(cfg.prediction_layers, self.depth)]
+                self.prediction_layers = parse_groups(cfg.prediction_layers, self.depth)
             head = str(cfg.prediction_head)
             if head == "split" and self.prediction_layers:
                 raise UserError(
@@ -153,9 +153,8 @@ class SpeechStudent(SpeechEncoder):
         if not predict:
             return super().forward(source, padding_mask=padding_mask, **options)
         if self.prediction_layers:
-            layers = layers_to_run([self.prediction_layers])
-            output = self.encode(source, padding_mask, layers)
-            hidden = [get_layer(output, layer) for layer in self.prediction_layers]
+            output = self.encode(source, padding_mask, layers_to_run(self.prediction_layers))
+            hidden = average_groups(output, self.prediction_layers)
         else:
             output = self.encode(source, padding_mask, {self.depth})
             hidden = [output.x] * len(self.prediction_groups)
@@ -188,9 +187,9 @@ class SpeechStudent(SpeechEncoder):
             return
         if self.encoder.layer_norm_first:
             self.encoder.layer_norm.requires_grad_(False)
-        if set(self.prediction_layers) == {FEATURES}:
+        if all(group == [FEATURES] for group in self.prediction_layers):
             self.encoder.requires_grad_(False)
-        deepest = max(layers_to_run([self.prediction_layers]))
+        deepest = max(layers_to_run(self.prediction_layers))
         if deepest < self.depth:
             logger.warning(
                 f"student layers {deepest + 1} to {self.depth} predict nothing and stay as they start: "

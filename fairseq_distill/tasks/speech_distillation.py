@@ -64,6 +64,9 @@ class SpeechDistillationConfig(FairseqDataclass):
         default="float32",
         metadata={"help": "precision the teacher runs in; student = that of the run (half precision with common.fp16)"},
     )
+    cluster_seconds: float = field(
+        default=600.0, metadata={"help": "with criterion.groups=auto: seconds of training speech to compare layers on"}
+    )
     update_seconds: Optional[float] = field(
         default=None,
         metadata={
@@ -161,17 +164,47 @@ class SpeechDistillationTask(FairseqTask):
         self._settle_normalisation(model_cfg, teachers)
         criterion = OmegaConf.merge(SpeechDistillationCriterionConfig(), _criterion_settings(model_cfg))
         depth = min(t.config.encoder_layers for t in teachers)
-        groups = parse_groups(criterion.groups, depth)
-        student_layers: Sequence[Any] = []
+        groups = parse_groups(self._choose_groups(model_cfg, criterion), depth)
+        student_groups: Sequence[Group] = []
         if str(criterion.predict_from) == "layers":
-            student_layers = match_student_layers(groups, self._student_depth(model_cfg), depth)
-        logger.info(f"teacher layers and what predicts them: {describe_groups(groups, student_layers)}")
+            student_groups = match_student_layers(groups, self._student_depth(model_cfg), depth, criterion.student_average)
+        logger.info(f"teacher layers and what predicts them: {describe_groups(groups, student_groups)}")
         settings = {
             "prediction_groups": format_groups(groups),
-            "prediction_layers": format_groups([[layer] for layer in student_layers]) if student_layers else "",
+            "prediction_layers": format_groups(student_groups) if student_groups else "",
             "prediction_dim": first.encoder_embed_dim,
         }
         update_run_settings(model_cfg, "model", settings)
+
+    def _choose_groups(self, model_cfg: Any, criterion: Any) -> Any:
+        """Groups as `parse_groups` takes them: given, out of a file, or clusters of the teachers' layers."""
+        # imported where needed: scipy and scikit-learn take a second, in every process
+        if criterion.groups_file:
+            from ..layers.storage import read_groups
+
+            return read_groups(find_file(criterion.groups_file, "criterion.groups_file"))
+        if criterion.groups != "auto":
+            return criterion.groups
+        init = model_cfg.get("init")
+        if init and init != self.cfg.teacher:  # a pruned student goes on with the groups that it was trained for
+            trained_for = read_checkpoint(find_file(init, "model.init")).settings.get("model", {}).get("prediction_groups")
+            if trained_for:
+                logger.info(f"criterion.groups=auto: the groups that {init} was trained for")
+                return trained_for
+        from ..layers.automatic import ClusterRequest, find_groups
+
+        run = find_run(model_cfg)
+        manifest = os.path.join(make_absolute(self.cfg.data), f"{run.dataset.train_subset}.tsv")
+        request = ClusterRequest(
+            self.teacher_paths(),
+            manifest,
+            self.cfg.cluster_seconds,
+            criterion.clusters,
+            str(criterion.cluster_linkage),
+            criterion.cluster_adjacent,
+        )
+        use_gpu = torch.cuda.is_available() and not run.common.cpu
+        return find_groups(request, run.checkpoint.save_dir, "cuda" if use_gpu else "cpu")
 
     def _settle_update_freq(self, run: Any) -> None:
         """Gradient accumulation that makes an update of `update_seconds`, whatever the number of GPUs."""

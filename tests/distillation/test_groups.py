@@ -44,7 +44,9 @@ def test_average_is_the_mean_of_the_layers():
 
 def test_student_layers_are_matched_by_relative_depth():
     one_to_one = [[layer] for layer in range(1, 13)]
-    assert match_student_layers(one_to_one, 12, 12) == list(range(1, 13))
-    assert match_student_layers([[4], [8], [12]], 3, 12) == [1, 2, 3]
-    assert match_student_layers([["f"], [0], [1], [8, 12]], 2, 12) == ["f", 0, 1, 2]
-    assert match_student_layers([[24]], 12, 24) == [12]
+    assert match_student_layers(one_to_one, 12, 12) == [[n] for n in range(1, 13)]
+    assert match_student_layers([[4], [8], [12]], 3, 12) == [[1], [2], [3]]
+    assert match_student_layers([["f"], [0], [1], [8, 12]], 2, 12) == [["f"], [0], [1], [2]]
+    assert match_student_layers([[24]], 12, 24) == [[12]]
+    assert match_student_layers([[1, 2, 3], ["f", 4], [9, 12]], 12, 12, average=True) == [[1, 2, 3], ["f", 4], [9, 12]]
+    assert match_student_layers([[1, 2, 3], [4, 5, 6]], 3, 12, average=True) == [[1], [1, 2]]

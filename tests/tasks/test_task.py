@@ -35,7 +35,7 @@ def test_what_the_teacher_decides_is_written_into_the_run(tmp_path):
     assert run.task.normalize is True and run.model.normalize is True and task.cfg.normalize is True
     assert run.model.prediction_groups == "[[1],[f,3]]"
     assert run.model.prediction_layers == "[[1],[2]]" and run.model.prediction_dim == 48
-    assert model.prediction_layers == [1, 2]
+    assert model.prediction_layers == [[1], [2]]
     assert not model.mask_emb.requires_grad and model.encoder.layer_norm.weight.requires_grad
 
 
@@ -78,7 +78,7 @@ def test_loading_a_student_touches_no_teacher(tmp_path):
     run.task.teacher = str(tmp_path / "gone.pt")
     task = tasks.setup_task(run.task, from_checkpoint=True)
     model = task.build_model(run.model, from_checkpoint=True)
-    assert model.prediction_layers == [1, 2]
+    assert model.prediction_layers == [[1], [2]]
     assert task.source_dictionary is None and task.target_dictionary is None
 
 
