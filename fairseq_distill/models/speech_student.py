@@ -67,6 +67,13 @@ class SpeechStudentConfig(EncoderConfig):
     sparsity_warmup: int = field(
         default=5000, metadata={"help": "updates over which the target rises from 0 to target_sparsity, linearly"}
     )
+    lambda2: float = field(
+        default=0.0,
+        metadata={
+            "help": "start of the multiplier of the squared distance to the target, which holds the size there: the paper's 0 "
+            "for tens of thousands of updates, 100 for hundreds"
+        },
+    )
     size_metric: ChoiceEnum(METRICS) = field(
         default="params", metadata={"help": "what sparsity is counted in: params, or macs for a wave of 10 s"}
     )
@@ -113,7 +120,7 @@ class SpeechStudent(SpeechEncoder):
         add_gates(self)
         self.size_loss = None
         if self.gates is not None:
-            self.size_loss = SizeLoss(self, str(cfg.size_metric), cfg.target_sparsity, cfg.sparsity_warmup)
+            self.size_loss = SizeLoss(self, str(cfg.size_metric), cfg.target_sparsity, cfg.sparsity_warmup, cfg.lambda2)
 
     @classmethod
     def build_model(cls, cfg: SpeechStudentConfig, task: Any) -> "SpeechStudent":

@@ -17,18 +17,21 @@ from .size import ExpectedSize
 class SizeLoss(Float32Module):
     """lambda1 (s - t) + lambda2 (s - t)^2 with sparsity s = 1 - expected size / whole size, and its target t.
 
-    The multipliers start at 0 and ascend: their gradients have the sign turned, since optimizers refuse negative rates.
+    The multipliers ascend: their gradients have the sign turned, since optimizers refuse negative rates. Both start at 0 in the
+    paper. Over its 50,000 updates lambda2, whose gradient is never negative, grows to where it holds s at t; in a run of
+    hundreds it must start there, or lambda1 alone swings s around t.
 
     Args:
         encoder: with gates.
         metric: "params" or "macs".
         target: sparsity to reach, from 0 to 1.
         warmup: updates over which the target rises from 0, linearly.
+        lambda2: what it starts at.
     """
 
-    def __init__(self, encoder: SpeechEncoder, metric: str, target: float, warmup: int):
+    def __init__(self, encoder: SpeechEncoder, metric: str, target: float, warmup: int, lambda2: float = 0.0):
         super().__init__()
-        self.lambda1, self.lambda2 = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+        self.lambda1, self.lambda2 = nn.Parameter(torch.zeros(())), nn.Parameter(torch.tensor(float(lambda2)))
         self.lambda1.param_group = self.lambda2.param_group = "multipliers"
         self.size = ExpectedSize(encoder, metric)
         self.final_target, self.warmup = target, warmup
