@@ -48,7 +48,7 @@ keep() { cp "$1" "$2.partial" && mv "$2.partial" "$2"; }
 
 # The paper has 50,000 updates to reach its target slowly; for a hundredth of them gates need higher rates that do not fall to 0,
 # a target that rises for longer, and a second multiplier that starts where there it would get.
-schedule=(model.sparsity_warmup=$((STAGE1 * 7 / 10)) +model.lambda2=200 optimizer.groups.default.lr_float=0.0005)
+schedule=(model.sparsity_warmup=$((STAGE1 * 7 / 10)) model.lambda2=200 optimizer.groups.default.lr_float=0.0005)
 for group in default gates multipliers; do
     schedule+=("optimizer.groups.$group.lr_scheduler.warmup_updates=$((STAGE1 / 10))")
 done

@@ -98,3 +98,11 @@ def test_unreachable_targets_are_refused(metric):
         with pytest.raises(UserError, match=sentence):
             SizeLoss(encoder, metric, target, 10)
     assert encoder.gates.kinds["heads"].log_alpha.min() > -1, "the limit is found on a copy"
+
+
+def test_second_multiplier_may_start_high():
+    encoder = build_gated()
+    loss = SizeLoss(encoder, "params", 0.5, 0, lambda2=200.0)
+    loss.num_updates = 1
+    excess = loss.measure_sparsity(encoder.gates).item() - 0.5
+    assert loss(encoder.gates).item() == pytest.approx(200 * excess**2, rel=1e-4)
