@@ -48,14 +48,14 @@ keep() { cp "$1" "$2.partial" && mv "$2.partial" "$2"; }
 
 # The paper has 50,000 updates to reach its target slowly; for a hundredth of them gates need higher rates that do not fall to 0,
 # a target that rises for longer, and a second multiplier that starts where there it would get.
-schedule=(model.sparsity_warmup=$((STAGE1 * 7 / 10)) model.lambda2=200 optimizer.groups.default.lr_float=0.0005)
+schedule=(model.sparsity_warmup=$((STAGE1 * 7 / 10)) model.lambda2=300 optimizer.groups.default.lr_float=0.0005)
 for group in default gates multipliers; do
     schedule+=("optimizer.groups.$group.lr_scheduler.warmup_updates=$((STAGE1 / 10))")
 done
 for group in gates multipliers; do
     schedule+=("optimizer.groups.$group.lr_scheduler.total_num_update=$((STAGE1 * 2))")
 done
-schedule+=(optimizer.groups.gates.lr_float=0.1 optimizer.groups.multipliers.lr_float=0.05)
+schedule+=(optimizer.groups.gates.lr_float=0.1 optimizer.groups.multipliers.lr_float=0.03)
 
 # measure RESULT COMMAND...: keep what a command prints
 measure() {

@@ -12,7 +12,7 @@ def draw_units(before: EncoderConfig, after: EncoderConfig, path: Path) -> None:
     Raises:
         UserError: matplotlib is missing, or the file cannot be written.
     """
-    figure = make_figure(10, 3.2)
+    figure = make_figure(11, 3.6)
     convolutions = [[channels for channels, _, _ in cfg.conv_layers] for cfg in (before, after)]
     panels = [
         ("conv channels", "convolution", 0, convolutions),
@@ -21,12 +21,16 @@ def draw_units(before: EncoderConfig, after: EncoderConfig, path: Path) -> None:
     ]
     for axes, (title, label, first, (was, left)) in zip(figure.subplots(1, 3), panels):
         places = range(first, first + len(was))
-        axes.bar(places, was, color="none", edgecolor="0.6", label="before")
-        axes.bar(places, left, color="tab:blue", label="left")
+        small = len(was) > 12
+        bars = [
+            axes.bar(places, was, color="none", edgecolor="0.6", label="before"),
+            axes.bar(places, left, color="tab:blue", label="left"),
+        ]
+        axes.bar_label(bars[1], fontsize=5 if small else 7)
         axes.set_title(f"{title}: {sum(left)} of {sum(was)}", fontsize=10)
         axes.set_xlabel(label)
         axes.set_xticks(places)
-        axes.tick_params(labelsize=7 if len(was) > 12 else 9)
+        axes.tick_params(labelsize=6 if small else 9)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(fontsize=8, loc="lower right")
+    figure.legend(handles=bars, loc="outside lower center", ncols=2, fontsize=8)
     save_figure(figure, path)
