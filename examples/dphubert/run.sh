@@ -22,13 +22,7 @@ mkdir -p "$WORK/results"
 WORK=$(cd "$WORK" && pwd)
 teacher=$DATA/teacher/hubert_small.pt
 
-if [ ! -e "$WORK/manifests" ]; then
-    python3 "$DATA/manifests.py" "$WORK/manifests.partial/all" wakeword barista librispeech digits
-    for corpus in wakeword digits librispeech; do
-        python3 "$DATA/manifests.py" "$WORK/manifests.partial/$corpus" "$corpus"
-    done
-    mv "$WORK/manifests.partial" "$WORK/manifests"
-fi
+. "$root/examples/real_speech/manifests.sh"
 
 # train NAME RECIPE UPDATES OVERRIDES...: a stage; NAME.pt is there once it is done
 train() {

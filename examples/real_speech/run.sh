@@ -19,13 +19,7 @@ mkdir -p "$WORK"
 WORK=$(cd "$WORK" && pwd)
 teacher=$DATA/teacher/hubert_small.pt
 
-if [ ! -e "$WORK/manifests" ]; then
-    python3 "$DATA/manifests.py" "$WORK/manifests.partial/all" wakeword barista librispeech digits
-    for corpus in wakeword digits librispeech; do
-        python3 "$DATA/manifests.py" "$WORK/manifests.partial/$corpus" "$corpus"
-    done
-    mv "$WORK/manifests.partial" "$WORK/manifests"
-fi
+. "$root/examples/real_speech/manifests.sh"
 
 # distil NAME RECIPE OVERRIDES...: what both trainings share, and what differs
 distil() {

@@ -122,7 +122,7 @@ class EncoderConfig(HubertConfig):
 
     @property
     def heads(self) -> List[int]:
-        """Attention heads of each layer; 0 where the layer has no attention."""
+        """Attention heads of each layer; 0 where only the bias of the attention's output is left."""
         return list(self.layer_heads) or [self.encoder_attention_heads] * self.encoder_layers
 
     @property
@@ -132,7 +132,7 @@ class EncoderConfig(HubertConfig):
 
     @property
     def ffn_dims(self) -> List[int]:
-        """Feed-forward units of each layer; 0 where the layer has no feed-forward."""
+        """Feed-forward units of each layer; 0 where only the bias of their output is left."""
         return list(self.layer_ffn_dims) or [self.encoder_ffn_embed_dim] * self.encoder_layers
 
     @property

@@ -71,7 +71,7 @@ class SpeechStudentConfig(EncoderConfig):
         default=0.0,
         metadata={
             "help": "start of the multiplier of the squared distance to the target, which holds the size there: the paper's 0 "
-            "for tens of thousands of updates, 100 for hundreds"
+            "for tens of thousands of updates, 300 for hundreds"
         },
     )
     size_metric: ChoiceEnum(METRICS) = field(

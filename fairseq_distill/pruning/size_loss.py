@@ -1,4 +1,4 @@
-"""What pushes the expected size to its target: a Lagrangian whose multipliers ascend (DPHuBERT, 2305.17651, section 2.3)."""
+"""What pushes the expected size to its target: a Lagrangian whose multipliers ascend (DPHuBERT, 2305.17651, its code)."""
 
 import copy
 from typing import Dict
@@ -36,9 +36,9 @@ class SizeLoss(Float32Module):
         self.size = ExpectedSize(encoder, metric)
         self.final_target, self.warmup = target, warmup
         self.num_updates = 0
-        limit = self.find_limit(encoder.gates)
         if not 0 <= target <= 1:
             raise UserError(f"model.target_sparsity={target} must be a fraction of the size, from 0 to 1")
+        limit = self.find_limit(encoder.gates)
         if target >= limit:
             raise UserError(
                 f"model.target_sparsity={target} cannot be reached: with every gate of model.prune={list(encoder.cfg.prune)} "

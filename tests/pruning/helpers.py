@@ -12,6 +12,7 @@ from fairseq_distill.encoder.model import SpeechEncoder
 from fairseq_distill.pruning.gates import add_gates
 
 from ..encoder.builders import make_waves, randomize
+from ..encoder.test_shapes import WAVLM
 
 UNITS = ["conv", "heads", "ffn"]
 PARTS = ["attention_layers", "ffn_layers"]
@@ -28,7 +29,6 @@ TINY = dict(
     final_dim=10,
     prune=UNITS,
 )
-WAVLM = dict(family="wavlm", relative_position_embedding=True, gru_rel_pos=True, num_buckets=32, max_distance=20)
 # every way in which encoders differ where gates act
 KINDS = {
     "hubert": {},
