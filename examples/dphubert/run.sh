@@ -11,83 +11,15 @@
 #
 # Run it again and it goes on where it was. It ends with the tables of docs/results.md.
 set -euo pipefail
-export HYDRA_FULL_ERROR=1
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-root=$(cd "$here/../.." && pwd)
-DATA=$(cd "${DATA:-$root/../shared/data}" && pwd)
 WORK=${WORK:-$PWD/dphubert}
-STAGE1=${STAGE1:-400}
-STAGE2=${STAGE2:-200}
-mkdir -p "$WORK/results"
-WORK=$(cd "$WORK" && pwd)
-teacher=$DATA/teacher/hubert_small.pt
+. "$here/compress.sh"
 
-. "$root/examples/real_speech/manifests.sh"
-
-# train NAME RECIPE UPDATES OVERRIDES...: a stage; NAME.pt is there once it is done
-train() {
-    local name=$1 recipe=$2 updates=$3
-    shift 3
-    [ ! -e "$WORK/$name.pt" ] || { echo "== $name: skipped, $WORK/$name.pt is there"; return; }
-    echo "== $name: $updates updates"
-    fairseq-hydra-train --config-dir "$root/config/distill" --config-name "$recipe" +machine=cpu \
-        hydra.run.dir="$WORK/$name" checkpoint.save_dir="$WORK/$name" task.data="$WORK/manifests/all" task.teacher="$teacher" \
-        dataset.max_tokens=320000 task.update_seconds=20 task.max_sample_size=160000 task.min_sample_size=null \
-        optimization.max_update="$updates" common.log_interval=20 checkpoint.save_interval_updates=100 \
-        dataset.validate_interval=1000 dataset.validate_interval_updates=1000 \
-        model.dropout=0 model.attention_dropout=0 model.dropout_input=0 "$@"
-    keep "$WORK/$name/checkpoint_last.pt" "$WORK/$name.pt"
-}
-keep() { cp "$1" "$2.partial" && mv "$2.partial" "$2"; }
-
-# The paper has 50,000 updates to reach its target slowly; for a hundredth of them gates need higher rates that do not fall to 0,
-# a target that rises for longer, and a second multiplier that starts where there it would get.
-schedule=(model.sparsity_warmup=$((STAGE1 * 7 / 10)) model.lambda2=300 optimizer.groups.default.lr_float=0.0005)
-for group in default gates multipliers; do
-    schedule+=("optimizer.groups.$group.lr_scheduler.warmup_updates=$((STAGE1 / 10))")
-done
-for group in gates multipliers; do
-    schedule+=("optimizer.groups.$group.lr_scheduler.total_num_update=$((STAGE1 * 2))")
-done
-schedule+=(optimizer.groups.gates.lr_float=0.1 optimizer.groups.multipliers.lr_float=0.03)
-
-# measure RESULT COMMAND...: keep what a command prints
-measure() {
-    local result=$WORK/results/$1
-    shift
-    [ -e "$result" ] || { "$@" >"$result.partial" && mv "$result.partial" "$result"; }
-}
-# whole waves one by one, so that all checkpoints are compared on the same samples
-validate() {
-    fairseq-validate "$WORK/manifests/all" --path "$1" --task speech_distillation --user-dir "$root/fairseq_distill" \
-        --valid-subset valid --batch-size 1 --cpu --log-format json --num-workers 1 2>&1
-}
-
-# compress NAME METRIC SPARSITY: both stages and what they reach
-compress() {
-    local name=$1 metric=$2 sparsity=$3
-    train "$name.stage1" dphubert "$STAGE1" model.size_metric="$metric" model.target_sparsity="$sparsity" "${schedule[@]}"
-    measure "$name.prune.txt" fairseq-distill prune "$WORK/$name.stage1.pt" "$WORK/$name.pruned.pt" --plot "$WORK/$name.png"
-    train "$name.stage2" dphubert_stage2 "$STAGE2" model.init="$WORK/$name.pruned.pt" \
-        "optimization.lr=[0.0005]" lr_scheduler.warmup_updates=$((STAGE2 / 10))
-    for stage in stage1 pruned stage2; do
-        measure "$name.$stage.valid.txt" validate "$WORK/$name.$stage.pt"
-    done
-    measure "$name.info.json" fairseq-distill info "$WORK/$name.stage2.pt" --json
-    for corpus in wakeword digits; do
-        measure "$name.$corpus.json" fairseq-distill evaluate "$WORK/$name.stage2.pt" --data "$WORK/manifests/$corpus" --json \
-            --cache "$WORK/features"
-    done
-    measure "$name.speakers.json" fairseq-distill evaluate "$WORK/$name.stage2.pt" --data "$WORK/manifests/librispeech" \
-        --label speaker --json --cache "$WORK/features"
-}
-
-measure "teacher.info.json" fairseq-distill info "$teacher" --json
 [ $# -gt 0 ] || set -- params75 macs50
 for name in "$@"; do
     case $name in
-        params75) compress params75 params 0.75 ;;
-        macs50) compress macs50 macs 0.5 ;;
+        params75) compress params75 dphubert params 0.75 ;;
+        macs50) compress macs50 dphubert macs 0.5 ;;
         *) echo "$name is neither params75 nor macs50" >&2 && exit 1 ;;
     esac
 done

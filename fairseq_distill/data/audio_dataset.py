@@ -6,7 +6,7 @@ import time
 from typing import Optional
 
 import torch
-from fairseq.data import FileAudioDataset
+from fairseq.data import FileAudioDataset, data_utils
 
 from fairseq_distill.data.audio_file import BrokenAudio, Fault, read_wave
 from fairseq_distill.data.manifest import check_audio, count_allowed, read_manifest
@@ -26,12 +26,16 @@ class DistillationAudioDataset(FileAudioDataset):
     A file that cannot be used comes as `{"id": index, "source": None}`, which fairseq's collater drops. It is warned
     about once and not tried again. `max_broken` is the fraction of the rows that may be broken, rounded up; one more
     raises UserError. The flags are shared with DataLoader workers; each process of a distributed run keeps its own.
+
+    Where a batch is cropped follows from its epoch and its rows alone: held-out losses of two checkpoints, which fairseq
+    computes as epoch 1, are of the same samples, and a resumed run crops as one that was not interrupted.
     """
 
     def __init__(self, manifest_path: str, sample_rate: int, max_broken: float = 0.01, **kwargs):
         super().__init__(manifest_path, sample_rate, **kwargs)
         self.manifest_path = str(manifest_path)
         self.max_broken = max_broken
+        self.epoch = 1
         self._faults = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
         if self.skipped_indices:
             logger.warning(
@@ -46,6 +50,11 @@ class DistillationAudioDataset(FileAudioDataset):
     def num_broken(self) -> int:
         """Distinct files found broken so far, in this process and its DataLoader workers."""
         return int(self._faults.count_nonzero())
+
+    def set_epoch(self, epoch: int) -> None:
+        """fairseq calls this before each epoch, and with 1 before each validation."""
+        super().set_epoch(epoch)
+        self.epoch = epoch
 
     def path(self, index: int) -> str:
         """The audio file of an index, joined as fairseq joins it."""
@@ -72,9 +81,10 @@ class DistillationAudioDataset(FileAudioDataset):
         fairseq would repeat its first batch in place of an empty one, count its loss, and fail if that one is empty.
         An empty list stays an empty batch: it fills up the last round of a distributed epoch.
         """
-        batch = super().collater(samples)
-        if samples and not batch:
-            batch = super().collater([self._find_stand_in(samples[-1]["id"])])
+        with data_utils.numpy_seed(self.epoch, *(sample["id"] for sample in samples)):
+            batch = super().collater(samples)
+            if samples and not batch:
+                batch = super().collater([self._find_stand_in(samples[-1]["id"])])
         return batch
 
     def describe_broken(self) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from fairseq.data import FileAudioDataset
+from fairseq.data import FileAudioDataset, data_utils
 from fairseq.data.iterators import EpochBatchIterator
 from torch.utils.data import DataLoader
 
@@ -55,13 +55,32 @@ def test_good_files_equal_fairseqs_own(tmp_path, normalize):
     stock = FileAudioDataset(tmp_path / "train.tsv", RATE, **kwargs)
     for index in range(len(rows)):
         assert torch.equal(ours[index]["source"], stock[index]["source"])
-    batches = []
-    for dataset in (ours, stock):
-        np.random.seed(3)
-        batches.append(dataset.collater([dataset[i] for i in range(len(rows))]))
+    batches = [ours.collater([ours[i] for i in range(len(rows))])]
+    with data_utils.numpy_seed(1, *range(len(rows))):  # the first epoch
+        batches.append(stock.collater([stock[i] for i in range(len(rows))]))
     assert batches[0].keys() == batches[1].keys()
     for key, value in batches[1]["net_input"].items():
         assert torch.equal(batches[0]["net_input"][key], value)
+
+
+def test_crops_follow_from_the_epoch_and_the_rows_alone(tmp_path):
+    dataset = build(tmp_path, good_rows(tmp_path, [5000, 8000, 9000]), max_sample_size=2000, pad=False)
+
+    def read(epoch, shuffle=True):
+        np.random.seed()  # a process like any other
+        batches = EpochBatchIterator(
+            dataset, dataset.collater, [[0, 1], [2]], seed=1, epoch=epoch, num_workers=1
+        ).next_epoch_itr(shuffle=shuffle)
+        return {tuple(batch["id"].tolist()): batch["net_input"]["source"] for batch in batches}
+
+    first, again, second = read(1), read(1, shuffle=False), read(2)
+    for ids, wave in first.items():
+        assert torch.equal(wave, again[ids])
+        assert not torch.equal(wave, second[ids])
+    assert any(torch.equal(first[(2,)][0], part) for part in dataset[2]["source"].unfold(0, 2000, 1))
+    state = np.random.get_state()[1].copy()
+    dataset.collater([dataset[0]])
+    assert np.array_equal(np.random.get_state()[1], state)
 
 
 def test_padding_and_cropping_ignore_broken_files(tmp_path):
