@@ -3,14 +3,12 @@
 import json
 import sys
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tables import format_accuracy, load, percent, print_rows  # noqa: E402
 
 RUNS = {"params75": "75 % of parameters", "macs50": "50 % of MACs"}
-
-
-def load(work: Path, name: str) -> Dict:
-    """One JSON result."""
-    return json.loads((work / "results" / f"{name}.json").read_text())
 
 
 def read_loss(work: Path, name: str) -> float:
@@ -25,19 +23,6 @@ def read_last_step(work: Path, name: str) -> Dict[str, str]:
     lines = (work / name / "hydra_train.log").read_text().splitlines()
     line = [line for line in lines if "][train_inner][" in line][-1]
     return json.loads(line[line.index("{") :])
-
-
-def percent(result: Dict) -> str:
-    """A probe's accuracy with its interval."""
-    low, high = result["accuracy_interval"]
-    return f"{100 * result['accuracy']:.1f} % ({100 * low:.1f}-{100 * high:.1f})"
-
-
-def print_rows(title: List[str], rows: List[List[str]]) -> None:
-    """A Markdown table."""
-    for row in (title, ["---"] * len(title), *rows):
-        print("| " + " | ".join(row) + " |")
-    print()
 
 
 def main(work: Path) -> None:
@@ -55,8 +40,8 @@ def main(work: Path) -> None:
             + [f"{macs_before / 1e9:.3f} G", f"{macs / 1e9:.3f} G", f"{1 - macs / macs_before:.3f}"]
         )
         losses = [f"{read_loss(work, f'{name}.{stage}'):.4f}" for stage in ("stage1", "pruned", "stage2")]
-        probes = [percent(load(work, f"{name}.{corpus}")) for corpus in ("wakeword", "digits")]
-        qualities.append([target, *losses, *probes, f"{100 * load(work, f'{name}.speakers')['eer']:.1f} %"])
+        probes = [format_accuracy(load(work, f"{name}.{corpus}")) for corpus in ("wakeword", "digits")]
+        qualities.append([target, *losses, *probes, percent(load(work, f"{name}.speakers")["eer"])])
     print_rows(
         ["what should go", "expected sparsity at the end", "parameters", "left", "sparsity", "MACs per second", "left", "sparsity"],
         sizes,

@@ -3,7 +3,10 @@
 import json
 import sys
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tables import format_accuracy, load, percent, print_rows  # noqa: E402
 
 NAMES = ("teacher", "deep", "wide")
 SHARED_LAYERS = (4, 8, 12)  # teacher layers that both students predict
@@ -19,24 +22,6 @@ def read_validations(log: Path) -> Dict[int, Dict[str, float]]:
     return found
 
 
-def load(work: Path, name: str) -> Dict:
-    """One JSON result."""
-    return json.loads((work / "results" / f"{name}.json").read_text())
-
-
-def percent(value: float, interval: Tuple[float, float] = None) -> str:
-    """A fraction in percent, with its interval."""
-    text = f"{100 * value:.1f} %"
-    return f"{text} ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})" if interval else text
-
-
-def print_rows(title: List[str], rows: List[List[str]]) -> None:
-    """A Markdown table."""
-    for row in (title, ["---"] * len(title), *rows):
-        print("| " + " | ".join(row) + " |")
-    print()
-
-
 def main(work: Path) -> None:
     """Print both tables."""
     rows = []
@@ -46,7 +31,7 @@ def main(work: Path) -> None:
         for weights in ("trained",) if name == "teacher" else ("trained", "random"):
             keywords = [load(work, f"{name}.{weights}.{corpus}") for corpus in ("wakeword", "digits")]
             speakers = load(work, f"{name}.{weights}.speakers")
-            accuracy = [percent(k["accuracy"], k["accuracy_interval"]) for k in keywords]
+            accuracy = [format_accuracy(k) for k in keywords]
             label = name if weights == "trained" else f"{name}'s shape, random weights"
             rows.append([label, *size, *accuracy, percent(speakers["eer"])])
     print_rows(["network", "parameters", "MACs per second", "wakeword", "digits", "speakers, EER"], rows)

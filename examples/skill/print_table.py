@@ -1,0 +1,77 @@
+"""Print, in Markdown, what run.sh measured: python3 print_table.py WORK."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Dict, List
+
+from scipy.cluster.hierarchy import fcluster
+from sklearn.metrics import adjusted_rand_score
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tables import format_accuracy, load, percent, print_rows  # noqa: E402
+
+SPARSITIES = ("50", "75", "85")
+RECIPES = {"skill": "SKILL", "params": "DPHuBERT"}
+NUMBERS = range(2, 9)
+
+
+def cut(clusters: Dict, number: int) -> List[int]:
+    """Each layer's cluster, when the tree is cut into so many."""
+    return fcluster(clusters["tree"], number, "maxclust").tolist()
+
+
+def print_stability(folder: Path) -> None:
+    """Groups at K=4, and the adjusted Rand index against 20 minutes with seed 0, for several numbers of clusters."""
+    files = {tuple(int(part) for part in f.stem.replace("seed", "").split("s_")): f for f in folder.glob("*s_seed*.json")}
+    found = {key: json.loads(file.read_text()) for key, file in sorted(files.items())}
+    if (1200, 0) not in found or len(found) == 1:
+        return
+    reference = found[1200, 0]
+    rows = []
+    for (seconds, seed), clusters in found.items():
+        groups = " ".join("{" + ",".join(map(str, group)) + "}" for group in clusters["groups"])
+        scores = [adjusted_rand_score(cut(reference, k), cut(clusters, k)) for k in NUMBERS]
+        rows.append([f"{seconds // 60} min", str(seed), groups] + [f"{score:.2f}" for score in scores])
+    print_rows(["speech", "seed", "four groups"] + [f"K={k}" for k in NUMBERS], rows)
+
+
+def print_students(work: Path, names: List[str]) -> None:
+    """Size, mean loss over distilled and other layers, probes."""
+    rows = []
+    for name in names:
+        info, layers = load(work, f"{name}.info"), load(work, f"{name}.layers")
+        before = load(work, "teacher.info")["parameters"]["encoder"]
+        left = info["parameters"]["encoder"]
+        mine = [layers[number]["loss"] for number in ("4", "8", "12")]
+        others = [values["loss"] for number, values in layers.items() if number not in ("4", "8", "12")]
+        probes = [format_accuracy(load(work, f"{name}.{corpus}")) for corpus in ("wakeword", "digits")]
+        rows.append(
+            [RECIPES[name[:-2]], f"0.{name[-2:]}", f"{left / 1e6:.2f} M", f"{1 - left / before:.3f}"]
+            + [f"{sum(mine) / len(mine):.4f}", f"{sum(others) / len(others):.4f}"]
+            + [*probes, percent(load(work, f"{name}.speakers")["eer"])]
+        )
+    titles = ["recipe", "target", "parameters", "sparsity", "loss, layers 4, 8, 12", "the other nine"]
+    print_rows(titles + ["wakeword", "digits", "speakers, EER"], rows)
+
+
+def print_layers(work: Path, names: List[str]) -> None:
+    """Loss per layer of the teacher."""
+    results = [load(work, f"{name}.layers") for name in names]
+    titles = [f"{RECIPES[name[:-2]]} 0.{name[-2:]}" for name in names]
+    rows = [[str(layer)] + [f"{result[layer]['loss']:.4f}" for result in results] for layer in results[0]]
+    print_rows(["teacher's layer"] + titles, rows)
+
+
+def main(work: Path) -> None:
+    """Print all tables that there are results for."""
+    print_stability(work / "clusters")
+    names = [f"{recipe}{sparsity}" for sparsity in SPARSITIES for recipe in RECIPES]
+    names = [name for name in names if (work / "results" / f"{name}.layers.json").exists()]
+    if names:
+        print_students(work, names)
+        print_layers(work, names)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
