@@ -63,7 +63,7 @@ def test_a_file_of_the_same_clusters_gives_the_same_training(folder, tmp_path):
     manifest = folder / "data" / "train.tsv"
     line = ["clusters", folder / "teacher.pt", manifest, "--clusters", 3, "--seconds", 3, "--out", file]
     assert main([str(word) for word in line]) == 0
-    options = {"criterion.groups": "[[1]]", "+criterion.groups_file": file}
+    options = {"criterion.groups": "[[1]]", "criterion.groups_file": file}
     train(tmp_path / "file", folder / "data", str(folder / "teacher.pt"), "skill", **{**AUTO, **RATES, "optimization.max_update": 4, **options})
     one, other = (read_pickled(last(path))["model"] for path in (folder / "auto", tmp_path / "file"))
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
@@ -95,7 +95,7 @@ def test_two_teachers_and_a_student_of_fewer_layers(folder, tmp_path):
     [
         ({"criterion__clusters": "null"}, "criterion.groups=auto needs criterion.clusters"),
         ({"criterion__clusters": 9}, "clusters=9: must be from 1 to the 5 layers"),
-        ({"+criterion.groups_file": "/nowhere.json"}, "criterion.groups_file"),
+        ({"criterion.groups_file": "/nowhere.json"}, "criterion.groups_file"),
     ],
 )
 def test_what_makes_no_groups_is_refused(folder, tmp_path, overrides, sentence):
