@@ -1,7 +1,7 @@
-"""Self-attention with any number of heads, and WavLM's gated relative position bias."""
+"""Self-attention with any number of heads, with or without a map of its own, and WavLM's gated relative position bias."""
 
 import math
-from typing import List, Optional
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -9,6 +9,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .readers import ScaledLinear
+
+
+class AttentionInput(NamedTuple):
+    """What attention needs besides hidden states.
+
+    Attributes:
+        mask: (batch, 1, 1, frames), added to the scores: 0 or minus infinity where a key is padding; or None.
+        position_bias: (bias_heads, frames, frames), or None.
+        earlier_map: (batch, heads, frames, frames), the probabilities of the layer before, for a layer that reuses them.
+        show_map: whether somebody needs the probabilities of this layer: they take memory and time.
+    """
+
+    mask: Optional[Tensor] = None
+    position_bias: Optional[Tensor] = None
+    earlier_map: Optional[Tensor] = None
+    show_map: bool = False
+
+
+# hidden states (batch, frames, width), and the map (batch, heads, frames, frames) where there is one to show
+AttentionOutput = Tuple[Tensor, Optional[Tensor]]
 
 
 class SelfAttention(nn.Module):
@@ -43,29 +63,24 @@ class SelfAttention(nn.Module):
             self.grep_linear = nn.Linear(width // bias_heads, 8)
             self.grep_a = nn.Parameter(torch.ones(1, heads, 1, 1))
 
-    def forward(self, x: Tensor, attention_mask: Optional[Tensor], position_bias: Optional[Tensor]) -> Tensor:
-        """Attend.
-
-        Args:
-            x: (batch, frames, width).
-            attention_mask: (batch, 1, 1, frames), added to the scores: 0 or minus infinity where a key is padding.
-            position_bias: (bias_heads, frames, frames), or None.
-        """
-        batch, frames, _ = x.shape
-        q, k, v = (
-            proj(x).view(batch, frames, self.heads, self.head_dim).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        mask = attention_mask
-        if position_bias is not None:
-            bias = position_bias[self.numbers]
+    def forward(self, x: Tensor, given: AttentionInput) -> AttentionOutput:
+        """Attend within x (batch, frames, width); the map, where it is to be shown, is the one before dropout."""
+        q, k, v = (_split_heads(proj(x), self.heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        mask = given.mask
+        if given.position_bias is not None:
+            bias = given.position_bias[self.numbers]
             if self.bias_heads:
                 bias = self.gate(x) * bias
             mask = bias if mask is None else bias + mask
             mask = mask.to(q.dtype)
-        dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return self.out_proj(context.transpose(1, 2).reshape(batch, frames, self.heads * self.head_dim))
+        probabilities = None
+        if given.show_map:
+            probabilities = compute_map(q, k, mask)
+            context = F.dropout(probabilities, self.dropout, self.training) @ v
+        else:
+            dropout = self.dropout if self.training else 0.0
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.out_proj(_join_heads(context)), probabilities
 
     def gate(self, x: Tensor) -> Tensor:
         """WavLM's gate of the position bias, (batch, heads, frames, 1), from the layer's input (2110.13900, eq. 5-7)."""
@@ -74,6 +89,41 @@ class SelfAttention(nn.Module):
         gates = torch.sigmoid(self.grep_linear(parts).view(batch, self.heads, frames, 2, 4).sum(-1))
         update, reset = gates.chunk(2, dim=-1)
         return update * (reset * self.grep_a - 1.0) + 2.0
+
+
+class ReusedAttention(nn.Module):
+    """A `SelfAttention` without queries and keys: its map is that of the layer before (ARMHuBERT, 2305.11685).
+
+    The map comes as it was before dropout, and none is applied here, as in the paper's code. What that code does besides is
+    not done here: it applies a second softmax to the map, and in batches of several waves mixes up waves and heads.
+    """
+
+    def __init__(self, width: int, heads: int, head_dim: int):
+        super().__init__()
+        self.heads = heads
+        self.v_proj = nn.Linear(width, heads * head_dim)
+        self.out_proj = ScaledLinear(heads * head_dim, width)
+
+    def forward(self, x: Tensor, given: AttentionInput) -> AttentionOutput:
+        """Attend within x (batch, frames, width) by the earlier map, which is handed on."""
+        context = given.earlier_map @ _split_heads(self.v_proj(x), self.heads)
+        return self.out_proj(_join_heads(context)), given.earlier_map
+
+
+def compute_map(q: Tensor, k: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """Probabilities (batch, heads, frames, frames) of queries and keys (batch, heads, frames, head_dim), mask added."""
+    scores = (q / math.sqrt(q.size(-1))) @ k.transpose(-2, -1)
+    if mask is not None:
+        scores = scores + mask
+    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def _join_heads(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
 
 
 class RelativePositionBias(nn.Embedding):

@@ -7,7 +7,7 @@ import yaml
 
 from fairseq.models.hubert.hubert import HubertConfig
 
-from .conv_spec import ConvLayer, parse_conv_layers
+from .conv_spec import ConvLayer, parse_conv_layers, receptive_field, total_stride
 
 FAMILIES = ("hubert", "wav2vec2", "data2vec", "wavlm")
 UNITS = ("conv", "heads", "ffn", "attention_layers", "ffn_layers")
@@ -65,6 +65,20 @@ class EncoderConfig(HubertConfig):
             "help": "project the convolutions' output also where it is as wide as the layers; fairseq-distill prune sets it"
         },
     )
+    time_reduction: int = field(
+        default=1,
+        metadata={
+            "help": "frames that a convolution before the first layer makes one of (FitHuBERT: 2), so that layers run on "
+            "fewer; 1 = as many as the feature extractor makes"
+        },
+    )
+    reuse_attention: List[int] = field(
+        default_factory=list,
+        metadata={
+            "help": "layers, from 1, that take over the attention map of the layer before them instead of computing one "
+            "(ARMHuBERT: [2,4,6,8,10,12]); empty = none"
+        },
+    )
     prune: List[str] = field(
         default_factory=list,
         metadata={
@@ -100,7 +114,7 @@ class EncoderConfig(HubertConfig):
             value = settings.get(f.name, None) if isinstance(settings, Mapping) else getattr(settings, f.name, None)
             if value is None or (isinstance(value, str) and value.startswith("${")):
                 continue
-            if f.name in ("layer_heads", "layer_ffn_dims", "latent_temp", "prune"):
+            if f.name in ("layer_heads", "layer_ffn_dims", "latent_temp", "reuse_attention", "prune"):
                 value = list(value)
             known[f.name] = getattr(value, "value", value)  # enums of fairseq's choices hold their string
         return cls(**known)
@@ -109,6 +123,22 @@ class EncoderConfig(HubertConfig):
     def conv_layers(self) -> List[ConvLayer]:
         """The convolution stack as [(channels, kernel, stride), ...]."""
         return parse_conv_layers(self.conv_feature_layers)
+
+    @property
+    def frame_layers(self) -> List[ConvLayer]:
+        """All that makes frames of samples: the convolution stack and, where there is one, the time reduction."""
+        reduction = (self.encoder_embed_dim, self.time_reduction, self.time_reduction)
+        return self.conv_layers + ([reduction] if self.time_reduction > 1 else [])
+
+    @property
+    def frame_stride(self) -> int:
+        """Samples from one frame of the hidden states to the next (320 for every released teacher, FitHuBERT 640)."""
+        return total_stride(self.frame_layers)
+
+    @property
+    def shortest_wave(self) -> int:
+        """Samples that one frame of the hidden states takes at least."""
+        return receptive_field(self.frame_layers)
 
     @property
     def has_projection(self) -> bool:
@@ -169,11 +199,29 @@ class EncoderConfig(HubertConfig):
                 raise ValueError(f"{name} has {len(values)} entries for encoder_layers={self.encoder_layers}")
             if any(v < 0 for v in values):
                 raise ValueError(f"{name} has a negative entry: {list(values)}")
+        if self.time_reduction < 1:
+            raise ValueError(f"time_reduction={self.time_reduction} must be at least 1")
+        self._check_reuse()
         for unit in self.prune:
             if unit not in UNITS:
                 raise ValueError(f"prune={list(self.prune)}: {unit} is none of {', '.join(UNITS)}")
         if self.layer_head_numbers:
             self._check_head_numbers()
+
+    def _check_reuse(self) -> None:
+        reusing = list(self.reuse_attention)
+        if any(type(n) is not int or not 2 <= n <= self.encoder_layers for n in reusing) or len(set(reusing)) < len(reusing):
+            raise ValueError(
+                f"reuse_attention={reusing} must name different layers from 2 to encoder_layers={self.encoder_layers}: the "
+                "first layer has no map before it to reuse"
+            )
+        heads = self.layer_heads
+        for n in reusing if heads else ():
+            if not heads[n - 2] == heads[n - 1] > 0:
+                raise ValueError(
+                    f"reuse_attention={reusing}: layer {n} has {heads[n - 1]} heads and layer {n - 1}, whose map it takes "
+                    f"over, {heads[n - 2]}; both need the same number, at least 1"
+                )
 
     def _check_head_numbers(self) -> None:
         try:

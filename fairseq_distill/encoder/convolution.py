@@ -1,4 +1,4 @@
-"""The two convolutions of a speech encoder: waveform to frames, and positions."""
+"""The convolutions of a speech encoder: waveform to frames, positions, and fewer frames."""
 
 import math
 from typing import Optional
@@ -149,6 +149,31 @@ class StackedPositionalConv(nn.ModuleList):
             x = conv(x)[:, :, :frames].transpose(1, 2)
             x = F.gelu(F.layer_norm(x, x.shape[-1:])).transpose(1, 2)
         return x
+
+
+class TimeReduction(nn.Conv1d):
+    """One frame of every `factor`: a convolution of that kernel and stride (FitHuBERT, 2207.00555), width to width.
+
+    Frames at the end that do not fill a kernel are left out.
+    """
+
+    def __init__(self, width: int, factor: int):
+        super().__init__(width, width, factor, stride=factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, frames, width) to (batch, frames // factor, width)."""
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+    def reduce_mask(self, padding_mask: Optional[Tensor]) -> Optional[Tensor]:
+        """Mask (batch, frames), True = padding, to (batch, frames // factor): padding if any of its frames is.
+
+        So a padded wave has as many frames as the wave alone, made of nothing else.
+        """
+        if padding_mask is None:
+            return None
+        factor = self.stride[0]
+        frames = padding_mask.size(1) // factor
+        return padding_mask[:, : frames * factor].reshape(-1, frames, factor).any(-1)
 
 
 def build_positional_conv(cfg: EncoderConfig) -> nn.Module:

@@ -1,7 +1,7 @@
 """`SpeechEncoder`: the network that is teacher and student, of every family and any shape."""
 
 from types import SimpleNamespace
-from typing import Any, Collection, List, NamedTuple, Optional, Sequence, Tuple
+from typing import AbstractSet, Any, Collection, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -12,7 +12,6 @@ from fairseq.models import BaseFairseqModel
 from fairseq.models.hubert.hubert import HubertModel
 
 from .config import EncoderConfig
-from .conv_spec import total_stride
 from .convolution import ConvFeatureExtractor
 from .readers import OpenLayerNorm, ScaledLinear
 from .transformer import TransformerEncoder
@@ -33,14 +32,19 @@ class EncoderOutput(NamedTuple):
         x: final output (batch, frames, width), after the final LayerNorm in pre-norm models; None if it was not asked for.
         hidden: hidden[0] enters the first layer, hidden[l] is layer l's output, before the final LayerNorm in pre-norm
             models, each (batch, frames, width); None where it was not asked for.
-        features: (batch, frames, width), the projected features before the positional convolution ("f" in groups).
-        padding_mask: (batch, frames) bool, True = padding; None if the waves were given without one.
+        features: (batch, frames, width), the projected features before masking and the positional convolution ("f" in
+            groups); where `time_reduction` is r, r times as many frames as `hidden`, and up to r - 1 more.
+        padding_mask: (batch, frames of `hidden`) bool, True = padding; None if the waves were given without one.
+        maps: maps[l] is the attention of layer l, averaged over heads, before dropout: (batch, frames, frames), for each
+            query the probabilities of the keys; those of padding are 0. None where it was not asked for (maps[0] always);
+            empty if none was.
     """
 
     x: Optional[Tensor]
     hidden: Tuple[Optional[Tensor], ...]
     features: Tensor
     padding_mask: Optional[Tensor]
+    maps: Tuple[Optional[Tensor], ...] = ()
 
 
 class SpeechEncoder(HubertModel):
@@ -64,10 +68,9 @@ class SpeechEncoder(HubertModel):
         for name in _INHERITED_SETTINGS:
             setattr(self, name, getattr(cfg, name))
         width = cfg.encoder_embed_dim
-        conv_layers = cfg.conv_layers
-        self.embed = conv_layers[-1][0]
+        self.embed = cfg.conv_layers[-1][0]
         sample_rate = (task_cfg or SimpleNamespace(sample_rate=16_000)).sample_rate
-        self.feat2tar_ratio = cfg.label_rate * total_stride(conv_layers) / sample_rate
+        self.feat2tar_ratio = cfg.label_rate * cfg.frame_stride / sample_rate
 
         self.feature_extractor = ConvFeatureExtractor(cfg)
         self.post_extract_proj = ScaledLinear(self.embed, width) if cfg.has_projection else None
@@ -83,6 +86,11 @@ class SpeechEncoder(HubertModel):
         self.target_glu = self.final_proj = None
         if not dictionaries or any(d is None for d in dictionaries):
             return
+        if self.cfg.time_reduction > 1:
+            raise ValueError(
+                f"time_reduction={self.cfg.time_reduction} leaves no frame for each masked label: masked prediction needs "
+                "time_reduction=1"
+            )
         final_dim = self.cfg.final_dim if self.cfg.final_dim > 0 else self.cfg.encoder_embed_dim
         if self.cfg.target_glu:
             self.target_glu = nn.Sequential(nn.Linear(final_dim, final_dim * 2), nn.GLU())
@@ -105,6 +113,8 @@ class SpeechEncoder(HubertModel):
         features_only: bool = False,
         output_layer: Optional[int] = None,
         layers: Optional[Collection[int]] = None,
+        maps: Optional[Collection[int]] = None,
+        mask_indices: Optional[Tensor] = None,
     ):
         """Masked prediction when there are targets (fairseq's HuBERT), otherwise `encode`.
 
@@ -113,23 +123,52 @@ class SpeechEncoder(HubertModel):
             padding_mask: (batch, samples) bool, True = padding. (Stock HuBERT has the targets here; fairseq names both.)
             target_list: label tensors of masked prediction, each (batch, labels).
             mask, features_only, output_layer: as in fairseq's HuBERT.
-            layers: hidden states to return, see `encode`.
+            layers, maps, mask_indices: see `encode`.
         """
         if target_list is None and not features_only:
-            return self.encode(source, padding_mask, layers)
+            return self.encode(source, padding_mask, layers, maps, mask_indices)
         self.set_gates()
-        return super().forward(source, target_list, padding_mask, mask, features_only, output_layer)
+        result = super().forward(source, target_list, padding_mask, mask, features_only, output_layer)
+        if self.encoder.time_reduction is not None:  # the inherited code knows only the features' frames
+            result["features_padding_mask"] = result["padding_mask"]
+            result["padding_mask"] = self.encoder.time_reduction.reduce_mask(result["padding_mask"])
+        return result
+
+    def extract_features(
+        self,
+        source: Tensor,
+        padding_mask: Optional[Tensor] = None,
+        mask: bool = False,
+        ret_conv: bool = False,
+        output_layer: Optional[int] = None,
+    ) -> Tuple[Tensor, Optional[Tensor]]:
+        """As in fairseq's HuBERT: (output, or with `ret_conv` the features; the padding mask of its frames)."""
+        result = self(source, padding_mask, mask=mask, features_only=True, output_layer=output_layer)
+        if ret_conv:
+            return result["features"], result.get("features_padding_mask", result["padding_mask"])
+        return result["x"], result["padding_mask"]
 
     def encode(
-        self, source: Tensor, padding_mask: Optional[Tensor] = None, layers: Optional[Collection[int]] = None
+        self,
+        source: Tensor,
+        padding_mask: Optional[Tensor] = None,
+        layers: Optional[Collection[int]] = None,
+        maps: Optional[Collection[int]] = None,
+        mask_indices: Optional[Tensor] = None,
     ) -> EncoderOutput:
-        """Final output and hidden states of a batch of waves; nothing is masked.
+        """Final output and hidden states of a batch of waves, and attention maps where asked for.
 
         Args:
             source: (batch, samples). With `normalize_input` set, as `load_encoder` does where the checkpoint asks for it,
                 each wave is normalised here; otherwise waves are taken as they are.
             padding_mask: (batch, samples) bool, True = padding, or None.
             layers: layer numbers to return; the run stops after the highest. None returns all and the final output.
+            maps: layer numbers, from 1, whose attention maps to return; None = none.
+            mask_indices: (batch, frames of the features) bool, the frames to replace by the mask embedding before the
+                transformer, as masked prediction does; None = none.
+
+        Raises:
+            ValueError: a layer that does not exist or has no attention map; mask_indices of another shape.
         """
         self.set_gates()
         if self.normalize_input:
@@ -144,12 +183,29 @@ class SpeechEncoder(HubertModel):
             features = features.masked_fill(padding_mask.unsqueeze(-1), 0)
 
         numbers = range(self.depth + 1)
-        keep = frozenset(numbers if layers is None else layers)
-        if not keep <= frozenset(numbers):
-            raise ValueError(f"layers {sorted(keep - frozenset(numbers))} do not exist: 0 to {self.depth} do")
-        hidden = self.encoder.run(features, padding_mask, keep)
+        keep, shown = frozenset(numbers if layers is None else layers), frozenset(maps or ())
+        self._check_numbers(keep, shown)
+        x = features if mask_indices is None else self.mask_frames(features, mask_indices)
+        hidden, found, padding_mask = self.encoder.run(x, padding_mask, keep, shown)
         x = self.encoder.finish(hidden[self.depth]) if self.depth in hidden else None
-        return EncoderOutput(x, tuple(hidden.get(n) for n in numbers), features, padding_mask)
+        maps_by_layer = tuple(found.get(n) for n in numbers) if shown else ()
+        return EncoderOutput(x, tuple(hidden.get(n) for n in numbers), features, padding_mask, maps_by_layer)
+
+    def _check_numbers(self, keep: AbstractSet[int], maps: AbstractSet[int]) -> None:
+        numbers = frozenset(range(self.depth + 1))
+        if not keep <= numbers:
+            raise ValueError(f"layers {sorted(keep - numbers)} do not exist: 0 to {self.depth} do")
+        without = maps - {number for number, heads in enumerate(self.cfg.heads, start=1) if heads}
+        if without:
+            raise ValueError(f"layers {sorted(without)} have no attention map: they do not exist or have no heads")
+
+    def mask_frames(self, features: Tensor, mask_indices: Tensor) -> Tensor:
+        """Projected features (batch, frames, width) with the mask embedding where mask_indices (batch, frames) is True."""
+        if mask_indices.shape != features.shape[:2]:
+            raise ValueError(
+                f"mask_indices is {tuple(mask_indices.shape)}, the features are {tuple(features.shape[:2])} (batch, frames)"
+            )
+        return torch.where(mask_indices.unsqueeze(-1), self.mask_emb.to(features.dtype), features)
 
     def set_gates(self) -> None:
         """Give what reads gated units its gates for the forward pass that follows: a new sample in training."""

@@ -3,7 +3,6 @@
 from typing import Dict, List, NamedTuple
 
 from .config import EncoderConfig
-from .conv_spec import total_stride
 from .model import SpeechEncoder
 
 SAMPLE_RATE = 16_000
@@ -45,16 +44,23 @@ def measure_parts(encoder: SpeechEncoder, seconds: float = 10.0) -> List[Part]:
     computed = frames + 1 - kernel % 2  # an even kernel computes one frame more than is kept
     macs = computed * depth * width * (width // groups) * kernel
     parts.append(Part("positions", shape, _count(transformer.pos_conv), macs))
+    if transformer.time_reduction is not None:
+        factor = cfg.time_reduction
+        frames //= factor
+        macs = frames * width * width * factor
+        parts.append(Part("time reduction", f"{factor} frames to 1", _count(transformer.time_reduction), macs))
     bias = transformer.relative_attention_bias
     if bias is not None:
         parts.append(Part("position bias", f"{bias.num_embeddings} buckets, {bias.embedding_dim} heads", _count(bias), 0))
     parts.append(Part("final norm" if cfg.layer_norm_first else "first norm", "", _count(transformer.layer_norm), 0))
     for number, (layer, heads, ffn) in enumerate(zip(transformer.layers, cfg.heads, cfg.ffn_dims), start=1):
-        inner = heads * cfg.attention_head_dim
-        macs = frames * (4 * width * inner + 2 * width * ffn) + 2 * frames * frames * inner
-        if cfg.gru_rel_pos and heads:
+        inner, reuses = heads * cfg.attention_head_dim, number in cfg.reuse_attention
+        # keys, queries, values and output; scores and their use
+        linear, products = (2, 1) if reuses else (4, 2)
+        macs = frames * (linear * width * inner + 2 * width * ffn) + products * frames * frames * inner
+        if cfg.gru_rel_pos and heads and not reuses:
             macs += frames * heads * 8 * (width // cfg.encoder_attention_heads)
-        shape = f"{heads} heads x {cfg.attention_head_dim}, {ffn} units"
+        shape = f"{heads} heads x {cfg.attention_head_dim}{' reused' if reuses else ''}, {ffn} units"
         parts.append(Part(f"layer {number}", shape, _count(layer), macs))
     return parts
 
@@ -79,8 +85,8 @@ def macs_per_second(encoder: SpeechEncoder, seconds: float = 10.0) -> float:
 
 
 def frame_rate(cfg: EncoderConfig) -> float:
-    """Frames per second of audio."""
-    return SAMPLE_RATE / total_stride(cfg.conv_layers)
+    """Frames of the hidden states per second of audio."""
+    return SAMPLE_RATE / cfg.frame_stride
 
 
 def _count(module) -> int:

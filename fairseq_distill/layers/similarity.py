@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..encoder.conv_spec import total_stride
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 from .cosines import Cosines
@@ -90,7 +89,7 @@ def compare_encoders(
     Raises:
         UserError: as for `compute_similarity`; and different frame rates, or different widths for "cosine".
     """
-    strides = [total_stride(encoder.cfg.conv_layers) for encoder in (one, other)]
+    strides = [encoder.cfg.frame_stride for encoder in (one, other)]
     if strides[0] != strides[1]:
         raise UserError(
             f"the first encoder makes a frame every {strides[0]} samples, the second every {strides[1]}: frames can "

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..encoder.config import EncoderConfig
 from ..encoder.model import SpeechEncoder
+from ..errors import UserError
 from .hard_concrete import HardConcrete
 
 # DPHuBERT, 2305.17651 (its code): initial drop rates
@@ -124,7 +125,13 @@ class Gates(nn.Module):
 
 
 def add_gates(encoder: SpeechEncoder) -> None:
-    """Give `encoder` the gates that its settings ask for, if any."""
+    """Give `encoder` the gates that its settings ask for, if any; UserError where heads are tied to those of other layers."""
+    tied = [unit for unit in encoder.cfg.prune if unit in ("heads", "attention_layers")]
+    if tied and encoder.cfg.reuse_attention:
+        raise UserError(
+            f"model.prune={list(encoder.cfg.prune)} with model.reuse_attention={list(encoder.cfg.reuse_attention)}: layers that "
+            f"share an attention map need the same heads, so leave {' and '.join(tied)} out of model.prune"
+        )
     if encoder.cfg.prune:
         encoder.gates = Gates(encoder.cfg)
 

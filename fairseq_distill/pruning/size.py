@@ -66,25 +66,32 @@ def _count_parameters(cfg: EncoderConfig) -> List[List[float]]:
     layer_norm = cfg.extractor_mode == "layer_norm"
     conv = [float(cfg.conv_bias) + 2 * (layer_norm or index == 0) for index in range(len(cfg.conv_layers))]
     conv[-1] += 2 + width  # LayerNorm and projection
-    head = 4 * head_dim * width + 3 * head_dim
+    head, reusing_head = 4 * head_dim * width + 3 * head_dim, 2 * head_dim * width + head_dim
     norm = 2 * width if cfg.layer_norm_first else 0
     any_head = norm
     if cfg.gru_rel_pos:
         head += 1
         any_head += 8 * (width // cfg.encoder_attention_heads) + 8
     pairs = [kernel for _, kernel, _ in cfg.conv_layers]
-    return [conv, [head] * depth, [2 * width + 1] * depth, [any_head] * depth, [norm] * depth, pairs]
+    heads, any_heads = _spread(cfg, head, reusing_head), _spread(cfg, any_head, norm)
+    return [conv, heads, [2 * width + 1] * depth, any_heads, [norm] * depth, pairs]
 
 
 def _count_macs(cfg: EncoderConfig) -> List[List[float]]:
     """The same in multiply-accumulates for a wave of MACS_SECONDS."""
     samples, width, depth = int(MACS_SECONDS * SAMPLE_RATE), cfg.encoder_embed_dim, cfg.encoder_layers
     lengths = [count_frames(samples, cfg.conv_layers[: index + 1]) for index in range(len(cfg.conv_layers))]
-    frames, head_dim = lengths[-1], cfg.attention_head_dim
-    conv = [0.0] * (len(lengths) - 1) + [frames * width]
+    frames, head_dim = lengths[-1] // cfg.time_reduction, cfg.attention_head_dim
+    conv = [0.0] * (len(lengths) - 1) + [lengths[-1] * width]
     head = frames * 4 * width * head_dim + 2 * frames * frames * head_dim
+    reusing_head = frames * 2 * width * head_dim + frames * frames * head_dim
     if cfg.gru_rel_pos:
         head += frames * 8 * (width // cfg.encoder_attention_heads)
     none = [0.0] * depth
     pairs = [length * kernel for length, (_, kernel, _) in zip(lengths, cfg.conv_layers)]
-    return [conv, [head] * depth, [frames * 2 * width] * depth, none, none, pairs]
+    return [conv, _spread(cfg, head, reusing_head), [frames * 2 * width] * depth, none, none, pairs]
+
+
+def _spread(cfg: EncoderConfig, computing: float, reusing: float) -> List[float]:
+    """One value for each layer: of those that compute their attention map, and of those that reuse one."""
+    return [reusing if number in cfg.reuse_attention else computing for number in range(1, cfg.encoder_layers + 1)]

@@ -1,0 +1,105 @@
+"""One layer of the transformer, with any number of heads and units; either part may be absent."""
+
+from typing import Any, Callable, Optional
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from fairseq import utils
+
+from .attention import AttentionInput, AttentionOutput, ReusedAttention, SelfAttention
+from .config import EncoderConfig
+from .readers import ScaledLinear
+
+
+class Constant(nn.Module):
+    """What is left of a part without heads or units: the bias of its output, whatever comes in."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x) + self.bias
+
+
+class ConstantAttention(nn.Module):
+    """A `SelfAttention` without heads."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.out_proj = Constant(width)
+
+    def forward(self, x: Tensor, given: AttentionInput) -> AttentionOutput:
+        return self.out_proj(x), None
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and feed-forward on (batch, frames, width).
+
+    A part without heads or units is the constant that the bias of its output adds, so that units can be taken away one by
+    one, the last like the others. In a post-norm model both LayerNorms are applied all the same: they are part of the
+    residual path. In a pre-norm model the constant needs none.
+
+    Args:
+        cfg: the encoder's settings.
+        number: of this layer, from 1.
+    """
+
+    def __init__(self, cfg: EncoderConfig, number: int):
+        super().__init__()
+        heads, ffn_dim = cfg.heads[number - 1], cfg.ffn_dims[number - 1]
+        width = cfg.encoder_embed_dim
+        self.layer_norm_first = cfg.layer_norm_first
+        self.dropout, self.activation_dropout = cfg.dropout, cfg.activation_dropout
+        # fairseq's gelu computes in float32 whatever comes; torch's own does so inside, without the copies
+        self.activation: Callable[[Tensor], Tensor] = (
+            F.gelu if cfg.activation_fn == "gelu" else utils.get_activation_fn(str(cfg.activation_fn))
+        )
+        self.self_attn: nn.Module = ConstantAttention(width)
+        if number in cfg.reuse_attention:
+            self.self_attn = ReusedAttention(width, heads, cfg.attention_head_dim)
+        elif heads:
+            bias_heads = cfg.encoder_attention_heads if cfg.relative_position_embedding and cfg.gru_rel_pos else 0
+            numbers = cfg.head_numbers[number - 1]
+            self.self_attn = SelfAttention(width, heads, cfg.attention_head_dim, cfg.attention_dropout, bias_heads, numbers)
+        self.fc1 = nn.Linear(width, ffn_dim) if ffn_dim else None
+        self.fc2 = ScaledLinear(ffn_dim, width) if ffn_dim else Constant(width)
+        self.self_attn_layer_norm = nn.LayerNorm(width) if heads or not self.layer_norm_first else None
+        self.final_layer_norm = nn.LayerNorm(width) if ffn_dim or not self.layer_norm_first else None
+
+    def forward(self, x: Tensor, given: AttentionInput) -> AttentionOutput:
+        """The layer's output and, where it is to be shown or was reused, its attention map."""
+        y, attention_map = self.self_attn(self.before(x, self.self_attn_layer_norm), given)
+        x = self.after(x, y, self.self_attn_layer_norm)
+        y = self.feed_forward(self.before(x, self.final_layer_norm))
+        return self.after(x, y, self.final_layer_norm), attention_map
+
+    def hold_gates(self) -> Callable[..., AttentionOutput]:
+        """The layer as a function with the gates of now, also if it runs again after others were drawn."""
+        readers = [module for module in (self.self_attn.out_proj, self.fc2) if isinstance(module, ScaledLinear)]
+        scales = [reader.scale for reader in readers]
+
+        def run(*args: Any) -> AttentionOutput:
+            for reader, scale in zip(readers, scales):
+                reader.scale = scale
+            return self(*args)
+
+        return run
+
+    def before(self, x: Tensor, norm: Optional[nn.Module]) -> Tensor:
+        """What a part reads of the residual stream x: its norm in a pre-norm model."""
+        return norm(x) if self.layer_norm_first and norm is not None else x
+
+    def after(self, x: Tensor, y: Tensor, norm: Optional[nn.Module]) -> Tensor:
+        """The residual stream x with a part's output y added: its norm in a post-norm model."""
+        x = x + F.dropout(y, self.dropout, self.training)
+        return x if self.layer_norm_first else norm(x)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """(batch, frames, width) to the same shape."""
+        if self.fc1 is None:
+            return self.fc2(x)
+        return self.fc2(F.dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training))
