@@ -3,13 +3,15 @@
 import logging
 import os
 import time
-from typing import Optional
+from typing import List, Optional
 
+import numpy as np
 import torch
 from fairseq.data import FileAudioDataset, data_utils
 
 from fairseq_distill.data.audio_file import BrokenAudio, Fault, read_wave
 from fairseq_distill.data.manifest import check_audio, count_allowed, read_manifest
+from fairseq_distill.data.unit_labels import UnitLabels
 from fairseq_distill.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -29,13 +31,30 @@ class DistillationAudioDataset(FileAudioDataset):
 
     Where a batch is cropped follows from its epoch and its rows alone: held-out losses of two checkpoints, which fairseq
     computes as epoch 1, are of the same samples, and a resumed run crops as one that was not interrupted.
+
+    With `labels`, crops start where a frame does, and batches have `target_list`, as fairseq's HubertDataset names it:
+    one tensor (batch, frames) of the labels of the frames that the model makes of `source`, filled up with their
+    dictionary's pad where a wave ends.
     """
 
-    def __init__(self, manifest_path: str, sample_rate: int, max_broken: float = 0.01, **kwargs):
+    def __init__(
+        self,
+        manifest_path: str,
+        sample_rate: int,
+        max_broken: float = 0.01,
+        labels: Optional[UnitLabels] = None,
+        **kwargs,
+    ):
         super().__init__(manifest_path, sample_rate, **kwargs)
         self.manifest_path = str(manifest_path)
         self.max_broken = max_broken
         self.epoch = 1
+        self.labels = labels
+        self._rows: List[int] = []  # of the manifest and its labels; fairseq's indices skip what is too short
+        if labels is not None:
+            num_rows = len(self) + len(self.skipped_indices)
+            self._rows = [row for row in range(num_rows) if row not in self.skipped_indices]
+            labels.check(self.manifest_path, num_rows, self._rows, self.sizes, max_broken)
         self._faults = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
         if self.skipped_indices:
             logger.warning(
@@ -63,7 +82,10 @@ class DistillationAudioDataset(FileAudioDataset):
         return os.path.join(self.root_dir, self.text_compressor.decompress(name))
 
     def __getitem__(self, index: int) -> dict:
-        """`{"id": index, "source": wave}` with wave (samples,) float32, or source None for a broken file."""
+        """`{"id": index, "source": wave}` with wave (samples,) float32, or source None for a broken file.
+
+        With labels, also "labels" (frames,) of a wave.
+        """
         if self._faults[index]:
             return {"id": index, "source": None}
         try:
@@ -71,9 +93,20 @@ class DistillationAudioDataset(FileAudioDataset):
         except BrokenAudio as error:
             broken = error
         else:
-            return {"id": index, "source": self.postprocess(wave, self.sample_rate)}
+            sample = {"id": index, "source": self.postprocess(wave, self.sample_rate)}
+            return sample if self.labels is None else {**sample, "labels": self.labels[self._rows[index]]}
         self._count_broken(index, broken)  # out of the handler, so that its UserError shows no second traceback
         return {"id": index, "source": None}
+
+    def batch_by_size(self, indices: np.ndarray, *args, **kwargs) -> list:
+        """Batches as fairseq makes them, and all of them.
+
+        fairseq's main branch drops the last batch of an epoch, also of validation, if its size is no multiple of
+        `dataset.required_batch_size_multiple` (8 if not set).
+        """
+        batches = list(super().batch_by_size(indices, *args, **kwargs))
+        rest = indices[sum(map(len, batches)) :]
+        return [*batches, rest] if len(rest) else batches
 
     def collater(self, samples: list) -> dict:
         """Collate as fairseq does, but put the next good file into a batch of which nothing is left.
@@ -82,9 +115,9 @@ class DistillationAudioDataset(FileAudioDataset):
         An empty list stays an empty batch: it fills up the last round of a distributed epoch.
         """
         with data_utils.numpy_seed(self.epoch, *(sample["id"] for sample in samples)):
-            batch = super().collater(samples)
+            batch = self._collate(samples)
             if samples and not batch:
-                batch = super().collater([self._find_stand_in(samples[-1]["id"])])
+                batch = self._collate([self._find_stand_in(samples[-1]["id"])])
         return batch
 
     def describe_broken(self) -> str:
@@ -94,6 +127,26 @@ class DistillationAudioDataset(FileAudioDataset):
         files = [f"{self.path(i)} ({Fault(int(self._faults[i])).label})" for i in broken[:_SHOWN_FILES]]
         more = ", ..." if len(broken) > _SHOWN_FILES else ""
         return f"{len(broken)} of {len(self)} files cannot be used ({', '.join(kinds)}): {', '.join(files)}{more}"
+
+    def _collate(self, samples: list) -> dict:
+        samples = [sample for sample in samples if sample["source"] is not None]
+        if self.labels is None or not samples:
+            return super().collater(samples)
+        sizes = [len(sample["source"]) for sample in samples]
+        longest = min(max(sizes) if self.pad else min(sizes), self.max_sample_size)
+        samples = [self._crop(sample, longest) for sample in samples]
+        batch = super().collater(samples)
+        samples_wide = batch["net_input"]["source"].size(1)  # a bucket may be wider than its longest wave
+        batch["target_list"] = [self.labels.collate([sample["labels"] for sample in samples], samples_wide)]
+        return batch
+
+    def _crop(self, sample: dict, longest: int) -> dict:
+        """The sample with at most `longest` samples of its wave, from where a random frame starts, and their labels."""
+        wave = sample["source"]
+        stride = self.labels.stride
+        start = stride * np.random.randint(0, max(len(wave) - longest, 0) // stride + 1)
+        wave = wave[start : start + longest]
+        return {**sample, "source": wave, "labels": self.labels.cut(sample["labels"], start, len(wave))}
 
     def _read(self, index: int) -> torch.Tensor:
         request = (self.path(index), self.sample_rate, int(self.sizes[index]), self.min_sample_size or 0)
@@ -133,6 +186,7 @@ def load_audio_dataset(
     num_buckets: int = 0,
     max_broken: float = 0.01,
     shuffle: bool = True,
+    labels: Optional[UnitLabels] = None,
     **kwargs,
 ) -> DistillationAudioDataset:
     """Read and check a manifest, then build its dataset; sizes in samples, `kwargs` go to FileAudioDataset.
@@ -159,6 +213,7 @@ def load_audio_dataset(
         manifest_path,
         sample_rate,
         max_broken,
+        labels,
         max_sample_size=max_sample_size,
         min_sample_size=min_sample_size,
         shuffle=shuffle,
