@@ -1,0 +1,51 @@
+"""Hidden states of one layer, for waves of any length."""
+
+from typing import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.audio_file import BrokenAudio, Fault
+from ..encoder.conv_spec import count_frames
+from ..encoder.model import SpeechEncoder, normalize_wave
+from ..encoder.size import frame_rate
+
+# Attention's memory grows with the square of the length; the longest utterance of LibriSpeech (35 s) stays whole.
+LONGEST = 40  # seconds
+
+
+class LayerFrames:
+    """Call it with a wave (samples,) at 16 kHz for its frames at one layer, chunk by chunk, each (frames, width) float32.
+
+    All chunks together have as many frames as the whole wave has. Frames of one chunk see nothing of another one.
+
+    Args:
+        encoder: as `load_encoder` gives it; moved to the GPU where there is one.
+        layer: 0 = what enters the first transformer layer, l = layer l's output.
+    """
+
+    def __init__(self, encoder: SpeechEncoder, layer: int):
+        self.layer = layer
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder = encoder.to(self.device)
+        self.normalize = encoder.normalize_input
+        encoder.normalize_input = False  # a wave is normalised whole, before it is cut into chunks
+
+    @torch.inference_mode()
+    def __call__(self, wave: Tensor) -> Iterator[np.ndarray]:
+        """Raises BrokenAudio where the layer's output is not finite."""
+        cfg = self.encoder.cfg
+        frames = count_frames(len(wave), cfg.frame_layers)
+        if self.normalize:
+            wave = normalize_wave(wave.unsqueeze(0)).squeeze(0)
+        chunks = -(-frames // int(LONGEST * frame_rate(cfg)))
+        bounds = [frames * chunk // chunks for chunk in range(chunks + 1)] if chunks else []
+        for start, end in zip(bounds, bounds[1:]):
+            # the last chunk has the wave's rest, which makes no frame but counts in a group norm
+            stop = len(wave) if end == frames else (end - 1) * cfg.frame_stride + cfg.shortest_wave
+            chunk = wave[start * cfg.frame_stride : stop]
+            hidden = self.encoder.encode(chunk.unsqueeze(0).to(self.device), layers=[self.layer]).hidden[self.layer][0]
+            if not torch.isfinite(hidden).all():
+                raise BrokenAudio(Fault.NOT_FINITE, f"the teacher makes hidden state {self.layer} of it not finite")
+            yield hidden.cpu().numpy()

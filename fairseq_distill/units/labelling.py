@@ -1,0 +1,117 @@
+"""Label files of fairseq's `hubert_pretraining`: the unit of every frame, a line for each row of a manifest."""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Deque, Dict, Iterator, List, Tuple, Union
+
+import numpy as np
+import torch
+from sklearn.cluster import MiniBatchKMeans
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.audio_file import BrokenAudio, read_wave
+from ..data.manifest import Manifest, count_allowed
+from ..encoder.conv_spec import count_frames
+from ..encoder.size import SAMPLE_RATE
+from ..errors import UserError
+from ..evaluation.features import MAX_UNREADABLE, describe_unreadable
+from .frames import LayerFrames
+
+_THREADS = 4  # decode waves while the encoder computes
+_AHEAD = 8  # waves that wait for it
+
+
+@dataclass
+class Labelled:
+    """What was written for one manifest.
+
+    Attributes:
+        rows: lines of the label file, one for each row of the manifest.
+        counts: (clusters,) frames of each unit, those of unreadable rows left out.
+        unreadable: row -> why its file could not be used; its line has the unit of silence throughout.
+        too_short: rows too short for a frame; their lines are empty.
+    """
+
+    rows: int
+    counts: np.ndarray
+    unreadable: Dict[int, str]
+    too_short: int = 0
+
+
+class Labeller:
+    """Writes label files.
+
+    A row whose file cannot be used keeps its line, of the length that the manifest promises: stock fairseq reads labels
+    by the row's number, and reads silent files that we count as broken. Its unit is that of silence.
+
+    Args:
+        layer_frames: the teacher's layer.
+        kmeans: fitted on frames of that layer.
+    """
+
+    def __init__(self, layer_frames: LayerFrames, kmeans: MiniBatchKMeans):
+        self.layer_frames = layer_frames
+        self.kmeans = kmeans
+        self.cfg = layer_frames.encoder.cfg
+        self.silence = int(np.bincount(self.label(torch.zeros(max(SAMPLE_RATE, self.cfg.shortest_wave)))).argmax())
+
+    def label(self, wave: Tensor) -> np.ndarray:
+        """Units (frames,) of a wave (samples,) at 16 kHz; raises BrokenAudio where the layer is not finite."""
+        return np.concatenate([self.kmeans.predict(frames) for frames in self.layer_frames(wave)])
+
+    def write(self, manifest: Manifest, path: Path) -> Labelled:
+        """Label every row of a manifest; progress is on stderr.
+
+        Raises:
+            UserError: over 1 % of the files cannot be used (one file never stops it).
+        """
+        rows = len(manifest.paths)
+        done = Labelled(rows, np.zeros(self.kmeans.n_clusters, dtype=np.int64), {})
+        waves = self._read_ahead(manifest)
+        with open(path, "w") as file:
+            for row, wave in tqdm(waves, total=rows, desc=f"units of {manifest.file}", unit="utterance", mininterval=1):
+                file.write(" ".join(map(str, self._label_row(manifest, row, wave, done))) + "\n")
+        return done
+
+    def _label_row(
+        self, manifest: Manifest, row: int, wave: Union[Tensor, BrokenAudio], done: Labelled
+    ) -> Union[np.ndarray, List[int]]:
+        if manifest.sizes[row] < self.cfg.shortest_wave:
+            done.too_short += 1
+            return []
+        try:
+            if isinstance(wave, BrokenAudio):
+                raise wave
+            units = self.label(wave)
+        except BrokenAudio as problem:
+            done.unreadable[row] = str(problem)
+            if len(done.unreadable) > count_allowed(MAX_UNREADABLE, done.rows):
+                raise UserError(
+                    f"{describe_unreadable(manifest, done.unreadable)}. Over {MAX_UNREADABLE:.0%} of the files is too "
+                    "many: mend them, or take their rows out of the manifest"
+                ) from problem
+            return [self.silence] * count_frames(manifest.sizes[row], self.cfg.frame_layers)
+        done.counts += np.bincount(units, minlength=len(done.counts))
+        return units
+
+    def _read_ahead(self, manifest: Manifest) -> Iterator[Tuple[int, Union[Tensor, BrokenAudio]]]:
+        """Rows in order, each with its wave or why there is none."""
+
+        def read(row: int) -> Union[Tensor, BrokenAudio]:
+            try:
+                return read_wave(manifest.path(row), SAMPLE_RATE, manifest.sizes[row], self.cfg.shortest_wave)
+            except BrokenAudio as problem:
+                return problem
+
+        waiting: Deque[Tuple[int, Future]] = deque()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for row in range(len(manifest.paths)):
+                waiting.append((row, pool.submit(read, row)))
+                if len(waiting) > _AHEAD:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            for row, future in waiting:
+                yield row, future.result()
