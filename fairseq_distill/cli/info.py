@@ -11,6 +11,7 @@ from ..checkpoints import load_encoder, read_checkpoint
 from ..encoder.model import SpeechEncoder
 from ..encoder.size import count_parameters, frame_rate, measure_parts
 from ..pruning.size import METRICS, ExpectedSize
+from ..shapes.measure import RUNS, measure_real_time_factor
 
 HELP = "what a checkpoint is: family, parameters, MACs per second of audio, a row for each layer"
 EPILOG = """example:
@@ -25,18 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `fairseq-distill info`."""
     parser.add_argument("checkpoint", help="HuBERT, wav2vec 2.0, data2vec, WavLM, a fine-tuned one, or a student")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the wave that MACs are counted for (default 10)")
+    parser.add_argument("--measure", action="store_true", help="also time it on this CPU, on one wave of --seconds")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the description; returns the exit code."""
-    description = describe(args.checkpoint, args.seconds)
+    description = describe(args.checkpoint, args.seconds, args.measure)
     print(json.dumps(description, indent=2) if args.json else format_description(description))
     return 0
 
 
-def describe(path: str, seconds: float = 10.0) -> Dict[str, Any]:
-    """Everything that `info` prints, as plain values; MACs are for one wave of `seconds`."""
+def describe(path: str, seconds: float = 10.0, measure: bool = False) -> Dict[str, Any]:
+    """Everything that `info` prints, as plain values; MACs and, if measured, time are for one wave of `seconds`."""
     checkpoint = read_checkpoint(path)
     encoder = load_encoder(path)
     parts = measure_parts(encoder, seconds)
@@ -57,6 +59,8 @@ def describe(path: str, seconds: float = 10.0) -> Dict[str, Any]:
         "gates": None if encoder.gates is None else _describe_gates(encoder),
         "macs_per_second": sum(part.macs for part in parts) / seconds,
         "macs_wave_seconds": seconds,
+        "real_time_factor": measure_real_time_factor(encoder, seconds) if measure else None,
+        "threads": torch.get_num_threads() if measure else None,
         "parts": [part._asdict() for part in parts],
     }
 
@@ -86,6 +90,9 @@ def format_description(d: Dict[str, Any]) -> str:
         f"{'parameters, with heads':<24}{d['parameters']['with_heads'] / 1e6:>10.2f} M",
         f"{'MACs per second':<24}{d['macs_per_second'] / 1e9:>10.2f} G   (one wave of {d['macs_wave_seconds']:g} s)",
     ]
+    if d["real_time_factor"] is not None:
+        threads = f"{d['threads']} thread{'s' if d['threads'] > 1 else ''}, median of {RUNS} runs"
+        lines.append(f"{'real-time factor':<24}{d['real_time_factor']:>10.4f}     (that wave, {threads})")
     if d["gates"] is not None:
         left = ", ".join(f"{100 * value:.1f} % of {metric}" for metric, value in d["gates"]["expected_sparsity"].items())
         lines.append(f"{'gates':<24}on {', '.join(d['gates']['units'])}; fairseq-distill prune will take away about {left}")

@@ -6,9 +6,18 @@ import sys
 from typing import List, Optional
 
 from ..errors import UserError
-from . import clusters, configs, evaluate, info, prune, similarity
+from . import clusters, configs, evaluate, info, prune, shapes, similarity, units
 
-_COMMANDS = {"info": info, "clusters": clusters, "similarity": similarity, "prune": prune, "evaluate": evaluate, "configs": configs}
+_COMMANDS = {
+    "info": info,
+    "shapes": shapes,
+    "clusters": clusters,
+    "similarity": similarity,
+    "units": units,
+    "prune": prune,
+    "evaluate": evaluate,
+    "configs": configs,
+}
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -30,6 +30,15 @@ def test_json_counts_what_is_in_the_file(tmp_path, capsys):
     assert [part["name"] for part in found["parts"]][-3:] == ["layer 1", "layer 2", "layer 3"]
 
 
+def test_time_is_measured_on_request(tmp_path, capsys):
+    path = save_teacher(tmp_path / "teacher.pt")
+    assert main(["info", path, "--json", "--seconds", "2", "--measure"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 0 < found["real_time_factor"] < 10 and found["threads"] == torch.get_num_threads()
+    assert main(["info", path, "--seconds", "2"]) == 0
+    assert "real-time" not in capsys.readouterr().out
+
+
 def test_table_has_a_row_for_each_layer(tmp_path, capsys):
     assert main(["info", save_teacher(tmp_path / "teacher.pt")]) == 0
     out = capsys.readouterr().out
