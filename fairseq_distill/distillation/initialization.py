@@ -1,14 +1,21 @@
-"""Where a student starts: its shape and its weights from a checkpoint, as far as they fit."""
+"""Where a student starts: its shape and its weights from a checkpoint, as far as they fit or can be cut to fit."""
 
 import logging
-from typing import Any, Dict, Iterable, List, Sequence
+import os
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 
-from ..checkpoints import EncoderCheckpoint
+from ..checkpoints import EncoderCheckpoint, load_encoder, read_checkpoint
+from ..compat import find_run
 from ..encoder.config import EncoderConfig
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
+from ..paths import find_file, make_absolute
+from .layer_choice import check_layers, choose_layers
+from .narrowing import Narrowing, describe_choice
+from .unit_choice import UnitChoice, check_shapes, choose_units
+from .unit_importance import weigh_units
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +26,84 @@ LAYER_FIELDS = FRONT_FIELDS + (
     "relative_position_embedding num_buckets max_distance gru_rel_pos"
 ).split()
 LIKE_INIT = ("none", "front", "layers", "all")
+# the settings below as they stand in a student's own checkpoint, which needs no other file
+STANDALONE = {
+    "init": "", "like_init": "none", "init_layers": [], "init_choice": "first", "init_clusters": "", "init_width": "none"
+}
+_SEED = 0  # of the utterances for activations, not the run's: runs that differ in their seed start with the same units
+
+
+class Start:
+    """The checkpoint that a student starts from, in three steps: what of its shape, which of its units, its weights.
+
+    Args:
+        cfg: a student's settings with `init`, as the user gave them.
+
+    Attributes:
+        shape: settings that the student takes over.
+
+    Raises:
+        UserError: the checkpoint cannot be used, or settings contradict each other or it.
+    """
+
+    def __init__(self, cfg: Any):
+        self.checkpoint = read_checkpoint(find_file(cfg.init, "model.init"))
+        source = self.checkpoint.config
+        if source.prune and not cfg.prune:
+            raise UserError(
+                f"model.init={cfg.init} still has its gates: cut them first, fairseq-distill prune {cfg.init} PRUNED.pt, "
+                "and start from PRUNED.pt"
+            )
+        like, choice, given = str(cfg.like_init), str(cfg.init_choice), list(cfg.init_layers)
+        depth = source.encoder_layers if like == "all" else cfg.encoder_layers
+        self.layers = choose_layers(choice, given, cfg.init_clusters, depth, source.encoder_layers)
+        self.asked = bool(given) or choice != "first"
+        self.shape = shape_like(source, like, depth, self.layers if self.asked else [])
+        self.width, self.seconds = str(cfg.init_width), cfg.init_seconds
+        self.units: Optional[UnitChoice] = None
+
+    def choose_units(self, cfg: Any, task_cfg: Any) -> Dict[str, Any]:
+        """With `init_width`, choose the units that the student keeps.
+
+        Args:
+            cfg: the student's settings, with what `shape` says.
+            task_cfg: the task's; its training manifest is the speech for "activations".
+
+        Returns:
+            Settings that follow from the choice: which heads of WavLM's position bias the layers have.
+        """
+        if self.width == "none":
+            return {}
+        student, source = EncoderConfig.from_settings(cfg), self.checkpoint.config
+        check_shapes(student, source)
+        encoder, waves = load_encoder(self.checkpoint.path), None
+        if self.width == "activations":
+            waves = self._read_speech(encoder, cfg, task_cfg)
+        importance = weigh_units(encoder, self.layers, waves)
+        self.units = choose_units(student, source, self.layers, importance)
+        chosen = describe_choice(student, source, self.layers, self.units)
+        logger.info(f"units of {self.checkpoint.describe()} with the largest importance by {self.width}: {chosen}")
+        return {"layer_head_numbers": self.units.head_numbers} if self.units.bias_heads is not None else {}
+
+    def copy_into(self, student: SpeechEncoder) -> None:
+        """Give the student its weights."""
+        if self.units is None:
+            copy_weights(student, self.checkpoint, self.layers if self.asked else [])
+        else:
+            source = self.checkpoint
+            Narrowing(source.weights, source.config, student.cfg, self.layers, self.units).copy_into(student)
+
+    def _read_speech(self, encoder: SpeechEncoder, cfg: Any, task_cfg: Any):
+        # imported where needed: reading audio for evaluation takes scikit-learn along
+        from ..layers.speech_sample import SpeechSample
+
+        run = find_run(cfg)
+        if not run:
+            raise UserError("model.init_width=activations needs a training run, for its speech; weights does not")
+        if torch.cuda.is_available() and not run.common.cpu:
+            encoder.cuda()
+        manifest = os.path.join(make_absolute(task_cfg.data), f"{run.dataset.train_subset}.tsv")
+        return (wave for wave, _ in SpeechSample(manifest, self.seconds, _SEED, encoder.cfg))
 
 
 def shape_like(config: EncoderConfig, like: str, depth: int, layers: Sequence[int]) -> Dict[str, Any]:
@@ -38,7 +123,14 @@ def shape_like(config: EncoderConfig, like: str, depth: int, layers: Sequence[in
     if like == "all":
         names = ("encoder_layers", "layer_heads", "layer_ffn_dims", "layer_head_numbers")
         values.update({name: getattr(config, name) for name in names})
-    elif like == "layers" and (config.layer_heads or config.layer_ffn_dims):
+    if like != "front":  # where the checkpoint has neither, they are the user's to choose
+        if config.time_reduction > 1:
+            values["time_reduction"] = config.time_reduction
+        if config.reuse_attention:
+            origin = list(layers) or range(1, values.get("encoder_layers", depth) + 1)
+            reused = set(config.reuse_attention)
+            values["reuse_attention"] = [place for place, n in enumerate(origin, 1) if n in reused and place > 1]
+    if like == "layers" and (config.layer_heads or config.layer_ffn_dims):
         chosen = check_layers(layers or range(1, depth + 1), config.encoder_layers)
         values.update(
             layer_heads=[config.heads[n - 1] for n in chosen], layer_ffn_dims=[config.ffn_dims[n - 1] for n in chosen]
@@ -46,15 +138,6 @@ def shape_like(config: EncoderConfig, like: str, depth: int, layers: Sequence[in
         if config.layer_head_numbers:
             values["layer_head_numbers"] = str([config.head_numbers[n - 1] for n in chosen]).replace(" ", "")
     return values
-
-
-def check_layers(layers: Iterable[int], depth: int) -> List[int]:
-    """The layer numbers as a list; UserError if one is not among 1 to `depth`."""
-    layers = list(layers)
-    wrong = [n for n in layers if not 1 <= n <= depth]
-    if wrong:
-        raise UserError(f"model.init_layers={layers}: the checkpoint has layers 1 to {depth}, not {wrong}")
-    return layers
 
 
 @torch.no_grad()
@@ -72,8 +155,6 @@ def copy_weights(student: SpeechEncoder, checkpoint: EncoderCheckpoint, layers: 
         UserError: nothing fits, or a layer asked for by `layers` does not.
     """
     depth, asked = student.cfg.encoder_layers, list(layers)
-    if asked and len(check_layers(asked, checkpoint.config.encoder_layers)) != depth:
-        raise UserError(f"model.init_layers={asked} names {len(asked)} layers for a student of {depth}")
     origin = asked or list(range(1, min(depth, checkpoint.config.encoder_layers) + 1))
     theirs = checkpoint.weights
     parts: Dict[str, Dict[str, str]] = {}  # part of the student -> {its key: their key}
@@ -90,7 +171,10 @@ def copy_weights(student: SpeechEncoder, checkpoint: EncoderCheckpoint, layers: 
         kind_differs = (part.startswith("layer ") and not same_kind) or (part == "feature_extractor" and not same_front)
         if not fits or kind_differs:
             if asked and part.startswith("layer "):
-                raise UserError(f"model.init_layers={asked}: {part} does not fit the checkpoint's, whose shape is another")
+                raise UserError(
+                    f"layers {asked} of model.init: the student's {part} does not fit, its shape is another; "
+                    "model.init_width cuts layers for a narrower student"
+                )
             continue
         for key, source in keys.items():
             own[key].copy_(theirs[source])
