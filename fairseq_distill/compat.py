@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Dict
 
 import numpy as np
+import torch
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf, open_dict
@@ -64,6 +65,18 @@ def repair_cropping() -> None:
         return wave.narrow(dim, np.random.randint(0, excess + 1), target_size)
 
     raw_audio_dataset.RawAudioDataset.crop_to_max_size = crop_to_max_size
+
+
+def seed_masks(batch: int) -> Dict[str, Any]:
+    """fairseq main and ve-fairseq 0.12.3: `compute_mask_indices` draws from a generator of its own, seeded by the clock.
+
+    Returns:
+        Arguments that seed it from NumPy's generator, which fairseq seeds for each update; none for 0.12.2, which draws from
+        that.
+    """
+    if "seed" not in inspect.signature(data_utils.compute_mask_indices).parameters:
+        return {}
+    return {"seed": int(np.random.randint(2**31)), "epoch": 0, "indices": torch.arange(batch)}
 
 
 def find_run(part: Any) -> Any:

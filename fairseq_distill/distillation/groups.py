@@ -67,10 +67,13 @@ def match_student_layers(
     def match(layer: Layer) -> Layer:
         return layer if layer == FEATURES else -(-layer * student_depth // teacher_depth)
 
-    def deepest(group: Group) -> Layer:
-        return max(group, key=lambda layer: -1 if layer == FEATURES else layer)
+    chosen = groups if average else [[layer] for layer in find_deepest(groups)]
+    return [list(dict.fromkeys(map(match, group))) for group in chosen]
 
-    return [list(dict.fromkeys(map(match, group if average else [deepest(group)]))) for group in groups]
+
+def find_deepest(groups: Sequence[Group]) -> List[Layer]:
+    """The deepest layer of each group; f lies before layer 0."""
+    return [max(group, key=lambda layer: -1 if layer == FEATURES else layer) for group in groups]
 
 
 def layers_to_run(groups: Sequence[Collection[Layer]]) -> Set[int]:

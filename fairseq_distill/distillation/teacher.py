@@ -1,70 +1,140 @@
 """The frozen teacher, or several averaged: from a batch of waves to one target per group."""
 
 import logging
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from ..checkpoints import load_encoder
 from ..errors import UserError
-from .groups import Group, average_groups, layers_to_run
+from .groups import Group
+from .views import Capture, View, look
 
 logger = logging.getLogger(__name__)
 
 
 class Targets(NamedTuple):
-    """Targets per group, each (batch, frames, width), and the frames that are padding (batch, frames) or None."""
+    """Targets per group, each (batch, frames, width), and the frames that are padding (batch, frames) or None.
+
+    `pairs` and `maps` are those of `views.View`, where they were captured.
+    """
 
     values: List[Tensor]
     padding_mask: Optional[Tensor]
+    pairs: Sequence[Tuple[Tensor, Tensor]] = ()
+    maps: Sequence[Tensor] = ()
+
+    def cut(self, frames: int) -> "Targets":
+        """The first frames alone; a student that reduces time may predict fewer than the teacher makes (`heads.LinearHeads`)."""
+        if frames == self.values[0].size(1):
+            return self
+        mask = self.padding_mask
+        return self._replace(
+            values=[value[:, :frames] for value in self.values], padding_mask=None if mask is None else mask[:, :frames]
+        )
 
 
 class Teacher:
     """Frozen encoders that make targets; not an nn.Module, so that no model or criterion ever saves it.
 
     Args:
-        paths: checkpoints; the targets of several are averaged.
+        paths: checkpoints.
         groups: groups of their layers.
         dtype: precision it runs in; None = that of the waves.
+        capture: what targets hold beside the groups' means.
+        separate: targets are those of each teacher, one after the other (ensemble distillation with a head for each,
+            2302.12757); otherwise the mean over teachers.
     """
 
-    def __init__(self, paths: Sequence[str], groups: Sequence[Group], dtype: Optional[torch.dtype] = torch.float32):
+    def __init__(
+        self,
+        paths: Sequence[str],
+        groups: Sequence[Group],
+        dtype: Optional[torch.dtype] = torch.float32,
+        capture: Capture = Capture(),
+        separate: bool = False,
+    ):
         self.groups = list(groups)
+        self.separate = separate
         self.dtype = dtype
-        self.layers = layers_to_run(groups)
+        self.capture = capture
         self.encoders = [load_encoder(path) for path in paths]
         for encoder in self.encoders:
             encoder.requires_grad_(False)
             encoder.normalize_input = False  # the task's data set normalises, before it crops or pads
         self.checked = False
 
-    def compute_targets(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> Targets:
-        """Group means of the teacher's hidden states for waves (batch, samples), averaged over teachers."""
+    def compute_targets(
+        self, source: Tensor, padding_mask: Optional[Tensor] = None, mask_indices: Optional[Tensor] = None
+    ) -> Targets:
+        """What the teacher says of waves (batch, samples); of several, their mean, or each for itself if `separate`.
+
+        Args:
+            padding_mask: (batch, samples) bool, True = padding, or None.
+            mask_indices: (batch, frames) bool, frames that the student does not see. The teacher then runs twice, and masked
+                frames get the target of the run that saw them, the others that of the run that did not see the masked ones
+                (masking distillation of ARMHuBERT, 2305.11685, its code).
+        """
+        seen = self._look(source, padding_mask)
+        values = seen.means
+        if mask_indices is not None:
+            unseen = self._look(source, padding_mask, mask_indices)
+            frames = mask_indices.unsqueeze(-1)
+            values = [torch.where(frames, whole, masked) for whole, masked in zip(seen.means, unseen.means)]
+        if not self.checked:
+            self._check_finite(values)
+        return Targets(values, seen.padding_mask, seen.pairs, seen.maps)
+
+    def _look(self, source: Tensor, padding_mask: Optional[Tensor], mask_indices: Optional[Tensor] = None) -> View:
+        """What the teachers say: the mean, or one after the other."""
         dtype = self.dtype or source.dtype
-        sums: List[Tensor] = []
-        frame_mask = None
+        total: Optional[View] = None
         for encoder in self.encoders:
             if not self.checked:  # the first batch says where and in what precision the run computes
                 encoder.to(device=source.device, dtype=dtype)
             with torch.inference_mode():
-                output = encoder.encode(source.to(dtype), padding_mask, self.layers)
-                means = average_groups(output, self.groups)
+                view = look(encoder, source.to(dtype), padding_mask, self.groups, self.capture, mask_indices)
             # added outside inference mode: autograd refuses to save inference tensors
-            sums = [m + s for m, s in zip(means, sums)] if sums else [m.clone() for m in means]
-            if output.padding_mask is not None:
-                frame_mask = output.padding_mask.clone() if frame_mask is None else frame_mask | output.padding_mask
-        targets = [s / len(self.encoders) for s in sums] if len(self.encoders) > 1 else sums
-        if not self.checked:
-            self._check_finite(targets)
-        return Targets(targets, frame_mask)
+            combine = _append if self.separate else _add
+            total = _clone(view) if total is None else combine(total, view)
+        return total if self.separate or len(self.encoders) == 1 else _divide(total, len(self.encoders))
 
     def _check_finite(self, targets: Sequence[Tensor]) -> None:
         """Once, on the first batch: half precision overflows in some large pre-norm models."""
-        for group, target in zip(self.groups, targets):
+        for group, target in zip(self.groups * len(self.encoders), targets):
             if not torch.isfinite(target).all():
                 raise UserError(
                     f"the teacher's layers {group} are not finite in {target.dtype}: set task.teacher_dtype=float32, "
                     "or leave these layers out of criterion.groups"
                 )
         self.checked = True
+
+
+def _clone(view: View) -> View:
+    """A view that autograd may save."""
+    mask = view.padding_mask
+    pairs = [(one.clone(), other.clone()) for one, other in view.pairs]
+    return View([m.clone() for m in view.means], pairs, [m.clone() for m in view.maps], None if mask is None else mask.clone())
+
+
+def _add(total: View, view: View) -> View:
+    """Sum of what two teachers say; padding of either is padding."""
+    pairs = [(a + c, b + d) for (a, b), (c, d) in zip(total.pairs, view.pairs)]
+    means, maps = ([a + b for a, b in zip(x, y)] for x, y in ((total.means, view.means), (total.maps, view.maps)))
+    mask = total.padding_mask
+    return View(means, pairs, maps, mask if mask is None else mask | view.padding_mask)
+
+
+def _append(total: View, view: View) -> View:
+    """What two teachers say, one after the other; padding of either is padding."""
+    view = _clone(view)
+    mask = total.padding_mask
+    mask = mask if mask is None else mask | view.padding_mask
+    return View(total.means + view.means, total.pairs + view.pairs, total.maps + view.maps, mask)
+
+
+def _divide(total: View, count: int) -> View:
+    """A sum over teachers to their mean."""
+    pairs = [(a / count, b / count) for a, b in total.pairs]
+    return View([m / count for m in total.means], pairs, [m / count for m in total.maps], total.padding_mask)

@@ -3,22 +3,25 @@
 import logging
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model
 
-from ..checkpoints import read_checkpoint
 from ..compat import update_run_settings
-from ..distillation.groups import FEATURES, Group, average_groups, layers_to_run, parse_groups
-from ..distillation.heads import HEADS, SHARE_HEADS, assign_heads, build_heads
-from ..distillation.initialization import LIKE_INIT, copy_weights, shape_like
+from ..distillation.groups import FEATURES, Group, layers_to_run, parse_groups
+from ..distillation.heads import HEADS, SHARE_HEADS, assign_heads, build_heads, find_upsampling, upsample_mask
+from ..distillation.initialization import LIKE_INIT, STANDALONE, Start
+from ..distillation.layer_choice import LAYER_CHOICES
+from ..distillation.masking import sample_mask
+from ..distillation.unit_choice import WIDTH_CHOICES
+from ..distillation.unit_prediction import UnitScores, UnitTargets, predict_units
+from ..distillation.views import Capture, look
 from ..encoder.config import EncoderConfig
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
-from ..paths import find_file
 from ..pruning.gates import add_gates
 from ..pruning.size import METRICS
 from ..pruning.size_loss import SizeLoss
@@ -46,13 +49,32 @@ class SpeechStudentConfig(EncoderConfig):
     )
     init_layers: List[int] = field(
         default_factory=list,
-        metadata={"help": "layers of model.init, from 1, that the student's layers start as; empty = the first ones"},
+        metadata={"help": "layers of model.init, from 1, that the student's layers start as; empty = see init_choice"},
     )
+    init_choice: ChoiceEnum(LAYER_CHOICES) = field(
+        default="first",
+        metadata={
+            "help": "without init_layers: first = the first layers; every = evenly spaced, the last one as the last; "
+            "clusters = the middle layer of each cluster of init_clusters"
+        },
+    )
+    init_clusters: str = field(
+        default="", metadata={"help": "with init_choice=clusters: a file that fairseq-distill clusters --out wrote"}
+    )
+    init_width: ChoiceEnum(WIDTH_CHOICES) = field(
+        default="none",
+        metadata={
+            "help": "where the student has fewer channels, heads or units than model.init: none = such parts start from "
+            "scratch; weights, activations = keep those of the largest importance, by the weights or by what they send on "
+            "init_seconds of training speech"
+        },
+    )
+    init_seconds: float = field(default=60.0, metadata={"help": "with init_width=activations: seconds of training speech"})
     prediction_head: ChoiceEnum(list(HEADS)) = field(
         default="linear",
         metadata={
             "help": "linear = one Linear per group (identity at the start where square); split = DistilHuBERT's "
-            "Linear-GELU-Linear, for criterion.predict_from=last"
+            "Linear-GELU-Linear, for criterion.predict_from=last; none = no heads, for objectives that compare no features"
         },
     )
     share_heads: ChoiceEnum(SHARE_HEADS) = field(
@@ -88,10 +110,18 @@ class SpeechStudentConfig(EncoderConfig):
 
 
 class StudentPredictions(NamedTuple):
-    """One prediction (batch, frames, teacher width) per group, and the frames that are padding or None."""
+    """One prediction (batch, frames, teacher width) per group, and the frames that are padding or None.
+
+    Where time is reduced there may be up to time_reduction - 1 frames fewer than the teacher makes. `hidden` is what the predictions are made of, (batch, frames, width) per group; `pairs` and `maps` are those of
+    `views.View`, where they were captured; `unit_scores` are there where units were to be predicted.
+    """
 
     values: List[Tensor]
     padding_mask: Optional[Tensor]
+    hidden: Sequence[Tensor] = ()
+    pairs: Sequence[Tuple[Tensor, Tensor]] = ()
+    maps: Sequence[Tensor] = ()
+    unit_scores: Optional[UnitScores] = None
 
 
 @register_model("speech_student", dataclass=SpeechStudentConfig)
@@ -114,13 +144,19 @@ class SpeechStudent(SpeechEncoder):
                     "model.prediction_head=split makes all predictions from one layer: set criterion.predict_from=last, "
                     "or model.prediction_head=linear"
                 )
-            options = {"users": assign_heads(self.prediction_groups, str(cfg.share_heads))} if head == "linear" else {}
-            count = len(self.prediction_groups)
-            self.prediction_head = build_heads(head, cfg.encoder_embed_dim, cfg.prediction_dim, count, **options)
+            self.prediction_head = self._build_heads(head, cfg)
         add_gates(self)
         self.size_loss = None
         if self.gates is not None:
             self.size_loss = SizeLoss(self, str(cfg.size_metric), cfg.target_sparsity, cfg.sparsity_warmup, cfg.lambda2)
+
+    def _build_heads(self, kind: str, cfg: SpeechStudentConfig) -> nn.Module:
+        count = len(self.prediction_groups)
+        sources = self.prediction_layers or [[self.depth]] * count
+        options: Dict[str, Any] = {"upsample": find_upsampling(sources, self.cfg.time_reduction)}
+        if kind == "linear":
+            options["users"] = assign_heads(self.prediction_groups, str(cfg.share_heads))
+        return build_heads(kind, cfg.encoder_embed_dim, cfg.prediction_dim, count, **options)
 
     @classmethod
     def build_model(cls, cfg: SpeechStudentConfig, task: Any) -> "SpeechStudent":
@@ -133,39 +169,57 @@ class SpeechStudent(SpeechEncoder):
         label_rate = getattr(task.cfg, "label_rate", None)
         if label_rate and label_rate > 0:
             settings["label_rate"] = label_rate
-        checkpoint, init_layers = None, list(cfg.init_layers)
-        if cfg.init:
-            checkpoint = read_checkpoint(find_file(cfg.init, "model.init"))
-            if checkpoint.config.prune and not cfg.prune:
-                raise UserError(
-                    f"model.init={cfg.init} still has its gates: cut them first, fairseq-distill prune {cfg.init} PRUNED.pt, "
-                    "and start from PRUNED.pt"
-                )
-            shape = shape_like(checkpoint.config, str(cfg.like_init), cfg.encoder_layers, init_layers)
-            settings = {**shape, **settings, "init": "", "like_init": "none", "init_layers": []}
+        start = Start(cfg) if cfg.init else None
+        if start is not None:
+            settings = {**start.shape, **settings, **STANDALONE}
         update_run_settings(cfg, "model", settings)
+        if start is not None:
+            update_run_settings(cfg, "model", start.choose_units(cfg, task.cfg))
         # tasks without frame labels have no dictionaries in their state
         model = cls(cfg, task.cfg, getattr(task.state, "dictionaries", ()))
-        if checkpoint is not None:
-            copy_weights(model, checkpoint, init_layers)
+        if start is not None:
+            start.copy_into(model)
         return model
 
     def forward(self, source: Tensor, padding_mask: Optional[Tensor] = None, predict: bool = False, **options: Any):
-        """With `predict`, the predictions of teacher layers; otherwise as `SpeechEncoder.forward`.
+        """With `predict`, the predictions of teacher layers (`predict`); otherwise as `SpeechEncoder.forward`.
 
         Args:
             source: (batch, samples) waves.
             padding_mask: (batch, samples) bool, True = padding.
         """
-        if not predict:
-            return super().forward(source, padding_mask=padding_mask, **options)
+        if predict:
+            return self.predict(source, padding_mask, **options)
+        return super().forward(source, padding_mask=padding_mask, **options)
+
+    def predict(
+        self,
+        source: Tensor,
+        padding_mask: Optional[Tensor] = None,
+        capture: Capture = Capture(),
+        mask_indices: Optional[Tensor] = None,
+        units: Optional[UnitTargets] = None,
+    ) -> StudentPredictions:
+        """Predictions of the teacher's groups, and what else of the student is compared with them.
+
+        Args:
+            source, padding_mask: as in `forward`.
+            capture: needs `prediction_layers`.
+            mask_indices: (batch, frames) bool, frames to mask, or None.
+            units: of masked prediction, which takes a second pass, or None.
+        """
+        pairs, maps = [], []
         if self.prediction_layers:
-            output = self.encode(source, padding_mask, layers_to_run(self.prediction_layers))
-            hidden = average_groups(output, self.prediction_layers)
+            hidden, pairs, maps, mask = look(self, source, padding_mask, self.prediction_layers, capture, mask_indices)
         else:
-            output = self.encode(source, padding_mask, {self.depth})
-            hidden = [output.x] * len(self.prediction_groups)
-        return StudentPredictions(self.prediction_head(hidden), output.padding_mask)
+            output = self.encode(source, padding_mask, {self.depth}, mask_indices=mask_indices)
+            hidden, mask = [output.x] * len(self.prediction_groups), output.padding_mask
+        mask = upsample_mask(mask, self.cfg.time_reduction)
+        values = self.prediction_head(hidden)
+        if mask is not None:  # features that nothing else is predicted beside have a few frames more
+            values = [value[:, : mask.size(1)] for value in values]
+        scores = None if units is None else predict_units(self, source, padding_mask, units)
+        return StudentPredictions(values, mask, hidden, pairs, maps, scores)
 
     def get_extra_losses(self, net_output: Any):
         """(losses, their names): fairseq's own, and in training with gates the one that pushes the size to its target."""
@@ -184,13 +238,21 @@ class SpeechStudent(SpeechEncoder):
         if self.size_loss is not None:
             self.size_loss.num_updates = num_updates
 
-    def freeze_unreached(self) -> None:
-        """Take out of training what distillation does not reach: the mask embedding, and what lies behind all taps.
+    def sample_mask(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
+        """`masking.sample_mask` of this student."""
+        return sample_mask(self, source, padding_mask)
+
+    def freeze_unreached(self, masked: bool = False, whole: bool = False) -> None:
+        """Take out of training what distillation does not reach: what lies behind all taps, and the mask embedding.
 
         Parameters without gradient stop DistributedDataParallel.
+
+        Args:
+            masked: frames are masked, so the mask embedding is reached.
+            whole: the final output is reached too.
         """
-        self.mask_emb.requires_grad_(False)
-        if not self.prediction_layers:
+        self.mask_emb.requires_grad_(masked)
+        if whole or not self.prediction_layers:
             return
         if self.encoder.layer_norm_first:
             self.encoder.layer_norm.requires_grad_(False)

@@ -9,6 +9,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 import torch
 from omegaconf import MISSING, OmegaConf
 
+from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
 
@@ -16,10 +17,13 @@ from ..checkpoints import EncoderCheckpoint, read_checkpoint
 from ..compat import find_run, update_run_settings
 from ..criterions.speech_distillation import SpeechDistillationCriterionConfig
 from ..data.audio_dataset import load_audio_dataset
-from ..distillation.groups import Group, describe_groups, format_groups, match_student_layers, parse_groups
+from ..data.unit_labels import UnitLabels, read_dictionary
+from ..distillation.checks import check_heads, check_labels, check_relations, check_same
+from ..distillation.groups import Group, describe_groups, format_groups, match_student_layers, name_group, parse_groups
 from ..distillation.teacher import Targets, Teacher
+from ..distillation.views import Capture
 from ..encoder.config import EncoderConfig
-from ..encoder.conv_spec import ConvLayer, receptive_field, total_stride
+from ..encoder.conv_spec import ConvLayer, total_stride
 from ..errors import UserError
 from ..paths import find_file, make_absolute
 from ..pruning.optimizer import check_optimizer
@@ -42,7 +46,17 @@ class SpeechDistillationConfig(FairseqDataclass):
         default=MISSING,
         metadata={
             "help": "checkpoint of the teacher: HuBERT, wav2vec 2.0, data2vec, WavLM or one of our students, as released; "
-            "several, separated by commas, are averaged"
+            "several, separated by commas, are combined"
+        },
+    )
+    combine_teachers: ChoiceEnum(["average", "heads"]) = field(
+        default="average",
+        metadata={"help": "several teachers: average = one target, their mean; heads = a head and a target for each"},
+    )
+    label_dir: str = field(
+        default="",
+        metadata={
+            "help": "with criterion.masked_prediction: folder that fairseq-distill units wrote (train.km, valid.km, dict.km.txt)"
         },
     )
     normalize: Optional[bool] = field(
@@ -94,6 +108,9 @@ class SpeechDistillationTask(FairseqTask):
         self._teacher: Optional[Teacher] = None
         self.groups: List[Group] = []
         self.min_samples = 1
+        self._frame_layers: List[ConvLayer] = []
+        if cfg.label_dir:  # kept in the student's file, so that it opens without the folder
+            self.state.add_factory("dictionaries", lambda: [read_dictionary(make_absolute(cfg.label_dir))])
 
     @classmethod
     def setup_task(cls, cfg: SpeechDistillationConfig, **kwargs: Any) -> "SpeechDistillationTask":
@@ -114,9 +131,30 @@ class SpeechDistillationTask(FairseqTask):
         """There are no labels."""
         return None
 
+    @property
+    def label_dictionary(self) -> Dictionary:
+        """The units of masked prediction."""
+        return self.state.dictionaries[0]
+
+    @property
+    def num_heads(self) -> int:
+        """How many times each group has a head: once, or once for each teacher."""
+        return len(self._list_teachers()) if str(self.cfg.combine_teachers) == "heads" else 1
+
+    @property
+    def group_names(self) -> List[str]:
+        """Of each group, for logs: "4", "8-12"; with a head for each teacher "4_teacher1", "4_teacher2"."""
+        count = len(self.groups) // self.num_heads
+        names = [name_group(group) for group in self.groups]
+        return names if self.num_heads == 1 else [f"{name}_teacher{i // count + 1}" for i, name in enumerate(names)]
+
     def load_dataset(self, split: str, task_cfg: Any = None, **kwargs: Any) -> None:
         """Load the manifest DATA/SPLIT.tsv; what is broken in it is reported, skipped and counted."""
         cfg = task_cfg or self.cfg
+        labels = None
+        if cfg.label_dir:
+            path = os.path.join(make_absolute(cfg.label_dir), f"{split}.km")
+            labels = UnitLabels(path, self.label_dictionary, self._frame_layers, cfg.sample_rate)
         self.datasets[split] = load_audio_dataset(
             os.path.join(make_absolute(cfg.data), f"{split}.tsv"),
             sample_rate=cfg.sample_rate,
@@ -126,6 +164,7 @@ class SpeechDistillationTask(FairseqTask):
             normalize=bool(cfg.normalize),
             num_buckets=cfg.num_batch_buckets,
             max_broken=cfg.max_broken,
+            labels=labels,
         )
 
     def build_model(self, model_cfg: Any, from_checkpoint: bool = False):
@@ -138,40 +177,60 @@ class SpeechDistillationTask(FairseqTask):
             self._fit_to_teacher(model_cfg)
         model = super().build_model(model_cfg, from_checkpoint)
         self.groups = model.prediction_groups
-        self.min_samples = receptive_field(model.cfg.conv_layers)
+        self.min_samples = model.cfg.shortest_wave
+        self._frame_layers = model.cfg.frame_layers
         if not from_checkpoint:
-            model.freeze_unreached()
+            criterion = _criterion_settings(model_cfg)
+            predicts_units = bool(criterion.get("masked_prediction"))
+            model.freeze_unreached(bool(criterion.get("masking")) or predicts_units, whole=predicts_units)
             self._check_strides(model.cfg.conv_layers)
         return model
 
-    def compute_targets(self, source: torch.Tensor, padding_mask: Optional[torch.Tensor] = None) -> Targets:
-        """Targets of a batch of waves (batch, samples); loads the teacher the first time."""
+    def compute_targets(
+        self,
+        source: torch.Tensor,
+        padding_mask: Optional[torch.Tensor] = None,
+        capture: Capture = Capture(),
+        mask_indices: Optional[torch.Tensor] = None,
+    ) -> Targets:
+        """`Teacher.compute_targets` for a batch of waves (batch, samples); loads the teacher the first time."""
         if self._teacher is None:
-            self._teacher = Teacher(self.teacher_paths(), self.groups, TEACHER_DTYPES[str(self.cfg.teacher_dtype)])
-        return self._teacher.compute_targets(source, padding_mask)
+            dtype = TEACHER_DTYPES[str(self.cfg.teacher_dtype)]
+            groups = self.groups[: len(self.groups) // self.num_heads]
+            self._teacher = Teacher(self.teacher_paths(), groups, dtype, capture, separate=self.num_heads > 1)
+        return self._teacher.compute_targets(source, padding_mask, mask_indices)
 
     def teacher_paths(self) -> List[str]:
         """Absolute paths of the teachers' checkpoints."""
+        return [find_file(path, "task.teacher") for path in self._list_teachers()]
+
+    def _list_teachers(self) -> List[str]:
         given = self.cfg.teacher
-        paths = given.split(",") if isinstance(given, str) else list(given)
-        return [find_file(path.strip(), "task.teacher") for path in paths]
+        return [path.strip() for path in (given.split(",") if isinstance(given, str) else given)]
 
     def _fit_to_teacher(self, model_cfg: Any) -> None:
         teachers = self._teacher_checkpoints = [read_checkpoint(path) for path in self.teacher_paths()]
         first = teachers[0].config
         for teacher in teachers[1:]:
-            _check_same(teachers[0], teacher)
+            check_same(teachers[0], teacher)
         self._settle_normalisation(model_cfg, teachers)
+        if len(teachers) > 1 and model_cfg.get("init") == self.cfg.teacher:
+            logger.info(f"the student starts from the first teacher, {teachers[0].path} (model.init names another)")
+            update_run_settings(model_cfg, "model", {"init": teachers[0].path})
         criterion = OmegaConf.merge(SpeechDistillationCriterionConfig(), _criterion_settings(model_cfg))
         depth = min(t.config.encoder_layers for t in teachers)
         groups = parse_groups(self._choose_groups(model_cfg, criterion), depth)
         student_groups: Sequence[Group] = []
         if str(criterion.predict_from) == "layers":
             student_groups = match_student_layers(groups, self._student_depth(model_cfg), depth, criterion.student_average)
+        check_heads(criterion, model_cfg)
+        check_relations(criterion, [*groups, *student_groups], model_cfg)
+        check_labels(criterion, self.cfg.label_dir, model_cfg)
         logger.info(f"teacher layers and what predicts them: {describe_groups(groups, student_groups)}")
+        heads = self.num_heads
         settings = {
-            "prediction_groups": format_groups(groups),
-            "prediction_layers": format_groups(student_groups) if student_groups else "",
+            "prediction_groups": format_groups([*groups] * heads),
+            "prediction_layers": format_groups([*student_groups] * heads) if student_groups else "",
             "prediction_dim": first.encoder_embed_dim,
         }
         update_run_settings(model_cfg, "model", settings)
@@ -242,7 +301,7 @@ class SpeechDistillationTask(FairseqTask):
     def _check_strides(self, conv_layers: List[ConvLayer]) -> None:
         student = total_stride(conv_layers)
         for teacher in self._teacher_checkpoints:
-            stride = total_stride(teacher.config.conv_layers)
+            stride = teacher.config.frame_stride
             if stride != student:
                 raise UserError(
                     f"the student makes a frame every {student} samples, {teacher.path} every {stride}: give "
@@ -256,13 +315,3 @@ def _criterion_settings(model_cfg: Any) -> Any:
     if not OmegaConf.is_dict(section):
         return {}
     return {key: section[key] for key in section if key in SpeechDistillationCriterionConfig.__dataclass_fields__}
-
-
-def _check_same(one: EncoderCheckpoint, other: EncoderCheckpoint) -> None:
-    """Teachers are averaged: what their averages need in common."""
-    for name in ("encoder_embed_dim", "normalize"):
-        if getattr(one.config, name) != getattr(other.config, name):
-            raise UserError(
-                f"task.teacher: {one.path} has {name}={getattr(one.config, name)}, {other.path} has "
-                f"{getattr(other.config, name)}; teachers that are averaged need the same"
-            )

@@ -61,10 +61,10 @@ class FakeTask:
     target_dictionary = None
 
     def __init__(self, targets, mask):
-        self.groups = [[4], [8, 12]]
+        self.groups, self.group_names, self.num_heads = [[4], [8, 12]], ["4", "8-12"], 1
         self.targets = Targets(targets, mask)
 
-    def compute_targets(self, source, padding_mask=None):
+    def compute_targets(self, source, padding_mask, capture, mask_indices):
         return self.targets
 
 

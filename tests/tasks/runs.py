@@ -86,6 +86,16 @@ def run(line, check=True):
     return done, read_logs(done.stdout)
 
 
+def validate(checkpoint, data):
+    """Held-out loss and distances as fairseq-validate prints them."""
+    code = "from fairseq_cli.validate import cli_main; cli_main()"
+    options = ["--task", "speech_distillation", "--user-dir", ROOT / "fairseq_distill", "--valid-subset", "valid", "--cpu"]
+    options += ["--max-tokens", 20_000, "--log-format", "json", "--num-workers", 0]
+    done, _ = run([sys.executable, "-W", "ignore", "-c", code, str(data), "--path", str(checkpoint), *map(str, options)])
+    line = next(line for line in done.stdout.splitlines() if "| valid | {" in line)
+    return json.loads(line[line.index("{") :])
+
+
 def read_logs(text):
     """[(name of the logger, object)] of fairseq's JSON log lines."""
     logs = []
@@ -96,4 +106,4 @@ def read_logs(text):
     return logs
 
 
-__all__ = ["SMALL", "STUDENT_SHAPE", "command", "distil", "environment", "read_logs", "run", "write_data", "write_teacher"]
+__all__ = ["SMALL", "STUDENT_SHAPE", "command", "distil", "environment", "read_logs", "run", "validate", "write_data", "write_teacher"]

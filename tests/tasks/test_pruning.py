@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from fairseq_distill.safe_load import read_pickled
 from ..checkpoints import layouts
 from ..encoder.builders import PRE_NORM, SMALL, make_waves, randomize
 from ..encoder.test_shapes import WAVLM
-from .runs import ROOT, command, distil, run, write_data, write_teacher
+from .runs import ROOT, command, distil, run, validate, write_data, write_teacher
 from .test_fine_tuning import CTC
 
 GROUPS = {"criterion.groups": "[[f],[1],[3]]"}
@@ -56,16 +55,6 @@ def train(out, data, teacher, recipe="dphubert", check=True, **overrides):
 def last(folder):
     """The last checkpoint of a run."""
     return folder / "checkpoints" / "checkpoint_last.pt"
-
-
-def validate(checkpoint, data):
-    """Held-out loss and distances as fairseq-validate prints them."""
-    code = "from fairseq_cli.validate import cli_main; cli_main()"
-    options = ["--task", "speech_distillation", "--user-dir", ROOT / "fairseq_distill", "--valid-subset", "valid", "--cpu"]
-    options += ["--max-tokens", 20_000, "--log-format", "json", "--num-workers", 0]
-    done, _ = run([sys.executable, "-W", "ignore", "-c", code, str(data), "--path", str(checkpoint), *map(str, options)])
-    line = next(line for line in done.stdout.splitlines() if "| valid | {" in line)
-    return json.loads(line[line.index("{") :])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,39 @@
+"""Which frames the student does not see in masking distillation (ARMHuBERT, 2305.11685)."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from fairseq.data.data_utils import compute_mask_indices
+
+from ..compat import seed_masks
+from ..encoder.conv_spec import count_frames
+from ..encoder.model import SpeechEncoder
+
+FEWEST_SPANS = 2  # as in fairseq's HuBERT
+
+
+def sample_mask(encoder: SpeechEncoder, source: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
+    """Frames to mask in waves (batch, samples), drawn as the encoder's `mask_*` settings say: (batch, frames) bool.
+
+    Args:
+        padding_mask: (batch, samples) bool, True = padding, which is not masked, or None.
+    """
+    cfg = encoder.cfg
+    shape = (len(source), count_frames(source.size(1), cfg.conv_layers))
+    if padding_mask is not None:
+        padding_mask = encoder.forward_padding_mask(source.new_empty(*shape, 1), padding_mask)
+    indices = compute_mask_indices(
+        shape,
+        padding_mask,
+        cfg.mask_prob,
+        cfg.mask_length,
+        str(cfg.mask_selection),
+        cfg.mask_other,
+        min_masks=FEWEST_SPANS,
+        no_overlap=cfg.no_mask_overlap,
+        min_space=cfg.mask_min_space,
+        **seed_masks(len(source)),
+    )
+    return torch.from_numpy(indices).to(source.device)

@@ -1,0 +1,74 @@
+"""Masking distillation: which frames are masked, and what masked and other frames are compared with."""
+
+import numpy as np
+import torch
+
+from fairseq_distill import load_encoder
+from fairseq_distill.distillation.masking import sample_mask
+from fairseq_distill.distillation.teacher import Teacher
+from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
+
+from ..encoder.builders import SMALL, make_waves
+from .test_teacher import save_teacher
+
+
+def test_masked_frames_see_the_whole_teacher_and_the_others_the_masked_one(tmp_path):
+    path = save_teacher(tmp_path / "teacher.pt")
+    encoder = load_encoder(path)
+    waves, padding_mask = make_waves(padded=True)
+    with torch.no_grad():
+        whole = encoder(waves, padding_mask=padding_mask)
+        indices = torch.rand(whole.features.shape[:2], generator=torch.Generator().manual_seed(0)) < 0.4
+        masked = encoder.encode(waves, padding_mask, mask_indices=indices)
+    targets = Teacher([path], [["f"], [1, 3]]).compute_targets(waves, padding_mask, indices)
+    assert indices.any() and not indices.all()
+    for target, of_whole, of_masked in (
+        (targets.values[0], whole.features, masked.features),
+        (targets.values[1], (whole.hidden[1] + whole.hidden[3]) / 2, (masked.hidden[1] + masked.hidden[3]) / 2),
+    ):
+        torch.testing.assert_close(target[indices], of_whole[indices])
+        torch.testing.assert_close(target[~indices], of_masked[~indices])
+    assert (whole.hidden[3] - masked.hidden[3]).abs().max() > 0.01
+
+
+def test_masks_follow_the_settings_and_spare_padding():
+    cfg = SpeechStudentConfig(**{**SMALL, "mask_prob": 0.5, "mask_length": 3})
+    student = SpeechStudent(cfg)
+    waves, padding_mask = make_waves(padded=True)
+    frames = student.encode(waves, padding_mask).padding_mask
+    np.random.seed(0)
+    drawn = torch.stack([sample_mask(student, waves, padding_mask) for _ in range(50)])
+    assert drawn.shape[1:] == frames.shape and frames.any()
+    assert not drawn[:, frames].any(), "a padded frame was masked"
+    share = drawn[:, ~frames].float().mean()
+    assert 0.2 < share < 0.6 and not torch.equal(drawn[0], drawn[1])
+    student.cfg.mask_prob = 0.1
+    assert torch.stack([sample_mask(student, waves, padding_mask) for _ in range(50)])[:, ~frames].float().mean() < share
+
+
+def test_student_predicts_from_masked_frames():
+    cfg = SpeechStudentConfig(**SMALL, prediction_groups="[[1]]", prediction_layers="[[1]]", prediction_dim=8)
+    student = SpeechStudent(cfg).eval()
+    waves, _ = make_waves()
+    indices = sample_mask(student, waves)
+    with torch.no_grad():
+        plain = student(waves, predict=True)
+        masked = student(waves, predict=True, mask_indices=indices)
+        features = student.encode(waves, mask_indices=indices).hidden[1]
+    assert (plain.values[0] - masked.values[0]).abs().max() > 1e-3
+    torch.testing.assert_close(masked.hidden[0], features)
+    student.freeze_unreached()
+    assert not student.mask_emb.requires_grad
+    student.freeze_unreached(masked=True)
+    assert student.mask_emb.requires_grad
+
+
+def test_masks_follow_from_the_seed():
+    student = SpeechStudent(SpeechStudentConfig(**{**SMALL, "mask_prob": 0.5, "mask_length": 3}))
+    waves, _ = make_waves()
+    drawn = []
+    for seed in (1, 1, 2):
+        np.random.seed(seed)
+        drawn.append(sample_mask(student, waves))
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0][0], drawn[0][1])
