@@ -2,9 +2,10 @@
 
     python3 measure_layers.py STUDENT TEACHER TRAIN.tsv VALID.tsv [--seconds 600]
 
-A linear map with bias from the student's layer l to the teacher's is fitted by least squares on speech of TRAIN.tsv; then the loss
-of DPHuBERT's recipe, L1 - cosine, and the part of the teacher's variance that is missed are measured on VALID.tsv. So a layer
-needs no head of its own, and all are measured alike. Prints one JSON object: layer -> loss and missed variance.
+A linear map with bias from the student's layer l to the teacher's (from the layer at the same relative depth, if the depths differ)
+is fitted by least squares on speech of TRAIN.tsv; then the loss of DPHuBERT's recipe, L1 - cosine, and the part of the teacher's
+variance that is missed are measured on VALID.tsv. So a layer needs no head of its own, and all are measured alike. Prints one JSON
+object: the teacher's layer -> loss and missed variance.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fairseq_distill import load_encoder
+from fairseq_distill.distillation.groups import match_student_layers
 from fairseq_distill.distillation.losses import cosine, l1
 from fairseq_distill.encoder.model import SpeechEncoder
 from fairseq_distill.layers.speech_sample import SpeechSample
@@ -25,11 +27,14 @@ RIDGE = 1e-6  # of the mean square: layers of few units have singular covariance
 
 @torch.inference_mode()
 def run_both(student: SpeechEncoder, teacher: SpeechEncoder, manifest: Path, seconds: float) -> Iterator[List[Tuple[Tensor, Tensor]]]:
-    """Per utterance, for each layer: the student's hidden state with a column of ones, and the teacher's, (frames, width)."""
+    """Per utterance, for each layer of the teacher: the student's hidden state and ones, and the teacher's, (frames, width)."""
+    layers = range(1, teacher.depth + 1)
+    matching = [group[0] for group in match_student_layers([[layer] for layer in layers], student.depth, teacher.depth)]
     for wave, _ in SpeechSample(manifest, seconds, 0, student.cfg, teacher.cfg):
         ones = torch.ones(0)
         pairs = []
-        for mine, its in zip(student(wave).hidden[1:], teacher(wave).hidden[1:]):
+        ours, theirs = student(wave).hidden, teacher(wave).hidden
+        for mine, its in ((ours[one], theirs[other]) for one, other in zip(matching, layers)):
             ones = ones if len(ones) else mine.new_ones(mine.size(1), 1)
             pairs.append((torch.cat([mine[0], ones], dim=1), its[0]))
         yield pairs
