@@ -21,7 +21,6 @@ from tqdm import tqdm
 from ..checkpoints import load_encoder
 from ..data.audio_file import BrokenAudio, Fault, read_wave
 from ..data.manifest import Manifest, count_allowed, read_manifest
-from ..encoder.conv_spec import receptive_field
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 
@@ -102,7 +101,7 @@ def pool_manifest(encoder: SpeechEncoder, manifest: Manifest) -> PooledSplit:
     Raises:
         UserError: over 1 % of the files cannot be used (one file never stops it); the message shows the first few.
     """
-    shortest = receptive_field(encoder.cfg.conv_layers)
+    shortest = encoder.cfg.shortest_wave
     utterances = len(manifest.paths)
     allowed = count_allowed(MAX_UNREADABLE, utterances)
     shape = (utterances, encoder.cfg.encoder_layers + 1, encoder.cfg.encoder_embed_dim)

@@ -12,7 +12,6 @@ from tqdm import tqdm
 from ..data.audio_file import BrokenAudio, read_wave
 from ..data.manifest import count_allowed, read_manifest
 from ..encoder.config import EncoderConfig
-from ..encoder.conv_spec import receptive_field
 from ..errors import UserError
 from ..evaluation.features import MAX_UNREADABLE, SAMPLE_RATE, describe_unreadable
 
@@ -47,7 +46,7 @@ class SpeechSample:
         if not seconds > 0:
             raise UserError(f"seconds={seconds}: must be above 0")
         self.manifest = read_manifest(manifest)
-        self.shortest = max(receptive_field(cfg.conv_layers) for cfg in configs)
+        self.shortest = max(cfg.shortest_wave for cfg in configs)
         self.utterances, self.seconds = 0, 0.0
         self.unreadable: Dict[int, str] = {}
         self._digest = hashlib.sha256()

@@ -9,9 +9,13 @@ import soundfile
 import torch
 
 from fairseq_distill.data.manifest import read_manifest
+from fairseq_distill.encoder.config import EncoderConfig
+from fairseq_distill.encoder.model import SpeechEncoder
 from fairseq_distill.errors import UserError
 from fairseq_distill.evaluation import features as module
 from fairseq_distill.evaluation.features import FeatureStore, pool_manifest, pool_wave, randomise_weights
+
+from ..encoder.builders import SMALL
 
 
 @pytest.fixture()
@@ -124,3 +128,13 @@ def test_random_weights_follow_the_seed_alone(encoder, make_tone):
     assert not np.allclose(one, other) and not np.allclose(one, pool_wave(encoder, wave))
     # the waveform is still normalised as the checkpoint asks, so loudness does not matter
     np.testing.assert_allclose(one, pool_wave(randomise_weights(encoder, 5), 3 * wave), atol=1e-3)
+
+
+def test_a_wave_without_a_frame_behind_time_reduction_is_too_short(tmp_path):
+    cfg = EncoderConfig.from_settings({**SMALL, "time_reduction": 2})
+    (tmp_path / "test.tsv").write_text(f"{tmp_path}\nlong.flac\t{cfg.shortest_wave}\nshort.flac\t{cfg.shortest_wave - 1}\n")
+    for name, samples in (("long", cfg.shortest_wave), ("short", cfg.shortest_wave - 1)):
+        soundfile.write(tmp_path / f"{name}.flac", 0.1 * np.random.default_rng(0).standard_normal(samples), 16_000)
+    pooled = pool_manifest(SpeechEncoder(cfg).eval(), read_manifest(tmp_path / "test.tsv"))
+    assert list(pooled.unreadable) == [1] and f"at least {cfg.shortest_wave} are needed" in pooled.unreadable[1]
+    assert np.isfinite(pooled.features[0]).all()
