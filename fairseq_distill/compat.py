@@ -5,7 +5,7 @@ Each repair says which versions need it, so that it can go when they do.
 
 import inspect
 from dataclasses import dataclass, fields
-from typing import Any, Dict
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from omegaconf import OmegaConf, open_dict
 from fairseq.data import bucket_pad_length_dataset, data_utils
 from fairseq.data.audio import raw_audio_dataset
 from fairseq.models import MODEL_DATACLASS_REGISTRY
+from fairseq.models.hubert import hubert
 from fairseq.models.hubert.hubert_asr import HubertCtcConfig
 
 
@@ -24,6 +25,7 @@ def repair_fairseq() -> None:
     repair_hubert_ctc()
     repair_buckets()
     repair_cropping()
+    repair_masks()
 
 
 @dataclass
@@ -67,16 +69,40 @@ def repair_cropping() -> None:
     raw_audio_dataset.RawAudioDataset.crop_to_max_size = crop_to_max_size
 
 
-def seed_masks(batch: int) -> Dict[str, Any]:
-    """fairseq main and ve-fairseq 0.12.3: `compute_mask_indices` draws from a generator of its own, seeded by the clock.
+def draw_mask(
+    shape: Tuple[int, int],
+    padding_mask: Optional[torch.Tensor],
+    mask_prob: float,
+    mask_length: int,
+    *args: Any,
+    **kwargs: Any,
+) -> np.ndarray:
+    """fairseq's `compute_mask_indices`, whose arguments it takes, with two repairs.
 
-    Returns:
-        Arguments that seed it from NumPy's generator, which fairseq seeds for each update; none for 0.12.2, which draws from
-        that.
+    In fairseq main and ve-fairseq 0.12.3 masks come from a generator that the clock seeds; here from NumPy's, which fairseq
+    seeds for each update. And where a wave is so short that its spans cover it, main stops the run and 0.12.2 hides the whole
+    wave; here its batch is drawn again with spans of half the length, down to 1, and where even these leave no frame, as in a
+    wave of one frame, nothing is masked.
     """
-    if "seed" not in inspect.signature(data_utils.compute_mask_indices).parameters:
-        return {}
-    return {"seed": int(np.random.randint(2**31)), "epoch": 0, "indices": torch.arange(batch)}
+    batch, frames = shape
+    if "seed" in inspect.signature(data_utils.compute_mask_indices).parameters:
+        kwargs = {"seed": int(np.random.randint(2**31)), "epoch": 0, "indices": torch.arange(batch), **kwargs}
+    nothing = np.zeros((batch, frames), dtype=bool)
+    padding = nothing if padding_mask is None else padding_mask.cpu().numpy()
+    while mask_length >= 1:
+        try:
+            mask = data_utils.compute_mask_indices(shape, padding_mask, mask_prob, mask_length, *args, **kwargs)
+        except ValueError:  # all that it raises is about waves too short for their spans
+            mask = ~nothing
+        if not (mask | padding).all(1).any():
+            return mask
+        mask_length //= 2
+    return nothing
+
+
+def repair_masks() -> None:
+    """Give fairseq's HuBERT, and so ours, `draw_mask`."""
+    hubert.compute_mask_indices = draw_mask
 
 
 def find_run(part: Any) -> Any:

@@ -5,9 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from fairseq.data.data_utils import compute_mask_indices
-
-from ..compat import seed_masks
+from ..compat import draw_mask
 from ..encoder.conv_spec import count_frames
 from ..encoder.model import SpeechEncoder
 
@@ -24,7 +22,7 @@ def sample_mask(encoder: SpeechEncoder, source: Tensor, padding_mask: Optional[T
     shape = (len(source), count_frames(source.size(1), cfg.conv_layers))
     if padding_mask is not None:
         padding_mask = encoder.forward_padding_mask(source.new_empty(*shape, 1), padding_mask)
-    indices = compute_mask_indices(
+    indices = draw_mask(
         shape,
         padding_mask,
         cfg.mask_prob,
@@ -34,6 +32,5 @@ def sample_mask(encoder: SpeechEncoder, source: Tensor, padding_mask: Optional[T
         min_masks=FEWEST_SPANS,
         no_overlap=cfg.no_mask_overlap,
         min_space=cfg.mask_min_space,
-        **seed_masks(len(source)),
     )
     return torch.from_numpy(indices).to(source.device)

@@ -1,6 +1,7 @@
 """Masking distillation: which frames are masked, and what masked and other frames are compared with."""
 
 import numpy as np
+import pytest
 import torch
 
 from fairseq_distill import load_encoder
@@ -8,7 +9,7 @@ from fairseq_distill.distillation.masking import sample_mask
 from fairseq_distill.distillation.teacher import Teacher
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 
-from ..encoder.builders import SMALL, make_waves
+from ..encoder.builders import SMALL, build_dictionary, make_waves
 from .test_teacher import save_teacher
 
 
@@ -72,3 +73,27 @@ def test_masks_follow_from_the_seed():
         drawn.append(sample_mask(student, waves))
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
     assert not torch.equal(drawn[0][0], drawn[0][1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("samples", [440, 480, 800, 1400])
+def test_short_waves_are_masked_in_part(samples, seed):
+    """1 frame: nothing; up to 24 frames, spans of 10 that cover 80 % would leave none, and fairseq's main branch stops there."""
+    student = SpeechStudent(SpeechStudentConfig(**{**SMALL, "mask_prob": 0.8, "mask_length": 10}))
+    frames = student.encode(torch.randn(1, samples)).features.size(1)
+    np.random.seed(seed)
+    mask = sample_mask(student, torch.randn(3, samples))
+    assert mask.shape == (3, frames) and not mask.all(1).any()
+    if frames > 3:
+        assert mask.any(1).all()
+
+
+def test_masked_prediction_of_short_waves_has_those_masks_too():
+    cfg = SpeechStudentConfig(**{**SMALL, "mask_prob": 0.8, "mask_length": 10, "label_rate": 400.0})
+    student = SpeechStudent(cfg, dictionaries=[build_dictionary()])
+    frames = student.encode(torch.randn(1, 800)).features.size(1)
+    units = torch.full((2, frames), 5)
+    for seed in range(5):
+        np.random.seed(seed)
+        out = student(torch.randn(2, 800), torch.zeros(2, 800, dtype=torch.bool), target_list=[units])
+        assert 0 < len(out["logit_m_list"][0]) < 2 * frames
