@@ -109,7 +109,7 @@ def draw(work: Path, path: Path) -> None:
         axes.grid(alpha=0.3)
     for axes in panels[1]:
         axes.set_xlabel("layers x width, all 2.6 M parameters")
-    panels[0, 0].legend(loc="lower center", fontsize=9)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     figure.savefig(path, dpi=110)
 
 
