@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 # The plain install brings nothing that owns `fairseq/` and no torch, hydra or omegaconf: people have their own fairseq.
-PLAIN = ["numpy", "scikit-learn", "scipy", "soundfile", "tqdm"]
+PLAIN = ["numpy", "scikit-learn", "scipy", "sentencepiece", "soundfile", "tqdm"]
 
 FAIRSEQ = [
     # The original pins omegaconf 2.0, whose metadata pip 24.1 and later refuse; it is built from source.

@@ -1,0 +1,134 @@
+"""LibriSpeech (Panayotov et al., 2015): read English, in subsets that are downloads of their own.
+
+    LibriSpeech/SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac    16 kHz mono
+    LibriSpeech/SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt    `SPEAKER-CHAPTER-NNNN WORDS IN CAPITALS` a line
+
+The subsets are train-clean-100, train-clean-360, train-other-500 (281,241 utterances in all), dev-clean, dev-other,
+test-clean and test-other; smaller selections (train-clean-5, dev-clean-2) have the same layout. No speaker is in two
+subsets.
+"""
+
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Union
+
+from tqdm import tqdm
+
+from ..errors import UserError
+from .output import NewFolder, Report
+from .text_units import Letters, Pieces, count_units, load_sentencepiece
+from .utterances import LeftOut, Utterance, keep_usable, list_files, list_folders
+
+FIRST = {"train": None, "valid": "dev-clean", "test": "test-clean"}  # taken alone where it is there
+PREFIX = {"train": "train-", "valid": "dev-", "test": "test-"}
+
+
+def write(
+    source: Path,
+    folder: NewFolder,
+    chosen: Optional[Dict[str, Optional[Sequence[str]]]] = None,
+    pieces: Optional[int] = None,
+) -> Report:
+    """Write each split with .speaker, .wrd and .ltr, with .spm if `pieces`, and the dictionaries of train's units.
+
+    Args:
+        source: the folder of the subsets, or the one that holds it as LibriSpeech.
+        folder: where to.
+        chosen: split -> its subsets; a split that is not there, or None, gets those that `choose_subsets` finds.
+        pieces: size of a sentencepiece model trained on train's transcripts.
+
+    Raises:
+        UserError: a subset is missing, nothing is left of a split, or no model of this size can be trained.
+    """
+    if (source / "LibriSpeech").is_dir():
+        source = source / "LibriSpeech"
+    subsets = choose_subsets(source, chosen or {})
+    if pieces is not None:
+        load_sentencepiece()  # before the work: it may not be there
+    report = Report()
+    splits = {name: _find_utterances(source, name, subsets[name], report.left_out) for name in subsets}
+    splits = {name: keep_usable(source, name, found, report.left_out) for name, found in splits.items()}
+    _add_units(folder, splits, Letters(), report)
+    if pieces is not None:
+        texts = [utterance.labels["wrd"] for utterance in splits["train"]]
+        _add_units(folder, splits, Pieces(texts, pieces, folder.partial / "spm.model"), report)
+    for name, utterances in splits.items():
+        report.write_split(folder, name, source, utterances)
+    report.notes += [f"{name}: {', '.join(of_split)}" for name, of_split in subsets.items()]
+    report.notes += [f"no {name}: {source} has no {PREFIX[name]}*" for name in FIRST if name not in subsets]
+    return report
+
+
+def choose_subsets(source: Path, chosen: Dict[str, Optional[Sequence[str]]]) -> Dict[str, List[str]]:
+    """The subsets of each split: `chosen`, or by what is there all of train, one of dev and one of test, clean first.
+
+    Raises:
+        UserError: there is none for train, one is not there, or is in two splits.
+    """
+    present = [path.name for path in list_folders(source)]
+    subsets = {}
+    for name, first in FIRST.items():
+        found = [subset for subset in present if subset.startswith(PREFIX[name])]
+        default = found if first is None else [first] if first in found else found[:1]
+        subsets[name] = list(chosen.get(name) or default)
+        for subset in subsets[name]:
+            if subset not in present:
+                raise UserError(f"--{name} {subset}: {source} has only {', '.join(present) or 'no folder'}")
+    names = [subset for of_split in subsets.values() for subset in of_split]
+    twice = sorted({subset for subset in names if names.count(subset) > 1})
+    if twice:
+        raise UserError(f"{twice[0]} is given twice: each subset can be in one split, by --train, --valid and --test")
+    if not subsets["train"]:
+        raise UserError(
+            f"{source} has no train-* subset, and labels are made of train's transcripts: name one by --train"
+        )
+    return {name: of_split for name, of_split in subsets.items() if of_split}
+
+
+def _find_utterances(source: Path, split: str, subsets: Sequence[str], left_out: LeftOut) -> List[Utterance]:
+    """The utterances of a split that have audio and a transcript."""
+    utterances = []
+    speakers = [path for subset in subsets for path in list_folders(source / subset)]
+    chapters = [path for speaker in speakers for path in list_folders(speaker)]
+    for chapter in tqdm(chapters, desc=f"reading transcripts of {split}", unit="chapter", delay=5, leave=False):
+        texts = _read_transcripts(chapter)
+        for file in list_files(chapter, ".flac"):
+            path, text = str(file.relative_to(source)), texts.pop(file.stem, None)
+            if text:
+                utterances.append(Utterance(path, {"speaker": chapter.parent.name, "wrd": text}))
+            else:
+                left_out.add(split, "no transcript" if text is None else "empty transcript", path)
+        for name in texts:
+            left_out.add(split, "a transcript without audio", f"{chapter.relative_to(source)}/{name}")
+    return utterances
+
+
+def _read_transcripts(chapter: Path) -> Dict[str, str]:
+    """Utterance -> words, single spaces between them, of the chapter's transcripts."""
+    texts = {}
+    for path in list_files(chapter, ".trans.txt"):
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 text: {error}") from error
+        for name, *words in (line.split() for line in lines if line.strip()):
+            texts[name] = " ".join(words)
+    return texts
+
+
+def _add_units(
+    folder: NewFolder, splits: Dict[str, List[Utterance]], units: Union[Letters, Pieces], report: Report
+) -> None:
+    """Label every utterance with the units of its words, and write the dictionary of train's."""
+    ending = units.ending
+    for utterances in splits.values():
+        for utterance in tqdm(utterances, desc=f"units .{ending}", unit="utterance", delay=5, leave=False):
+            utterance.labels[ending] = units.split(utterance.labels["wrd"])
+    dictionary = units.order(count_units([utterance.labels[ending] for utterance in splits["train"]]))
+    folder.write_text(f"dict.{ending}.txt", [f"{unit} {count}" for unit, count in dictionary.items()])
+    report.notes.append(f"dict.{ending}.txt: {len(dictionary):,} units")
+    for name, utterances in splits.items():
+        unknown = count_units([utterance.labels[ending] for utterance in utterances]).keys() - dictionary.keys()
+        if unknown:
+            report.notes.append(
+                f"{name}.{ending}: fairseq will read <unk> for what train does not have, {' '.join(sorted(unknown))}"
+            )

@@ -1,0 +1,150 @@
+"""Google Speech Commands (arXiv 1804.03209), versions 0.01 and 0.02: single words by many speakers.
+
+    WORD/HASH_nohash_N.wav       at most a second, 16 kHz mono; HASH is the speaker; 30 words in v0.01, 35 in v0.02
+    validation_list.txt          the files of these splits, WORD/HASH_nohash_N.wav a line; all others are for training;
+    testing_list.txt             no speaker is in two splits
+    _background_noise_/NAME.wav  six noises of a minute or more
+
+The common task has 12 classes: ten words, `_unknown_` for every other word, `_silence_` for background noise. The
+corpus' own recipe (TensorFlow's examples/speech_commands) takes, in each split, as many utterances of other words as a
+tenth of the ten words' utterances, and as many seconds of noise. The authors also publish the test split of that task
+(speech_commands_test_set_v0.01, 3,081 files, and _v0.02, 4,890 files): a folder for each class, `_unknown_` and
+`_silence_` among them. Files of `_silence_` have no speaker in their names.
+"""
+
+import math
+import random
+from pathlib import Path
+from typing import Dict, List, Optional, Set
+
+from ..errors import UserError
+from .noise import choose_pieces, write_pieces
+from .output import NewFolder, Report
+from .utterances import LeftOut, Utterance, keep_usable, list_files, list_folders
+
+KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+UNKNOWN, SILENCE = "_unknown_", "_silence_"
+NOISE = "_background_noise_"
+LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
+
+
+def write(source: Path, folder: NewFolder, classes: str = "12", test_set: Optional[Path] = None) -> Report:
+    """Write train, valid and test with .keyword and .speaker.
+
+    Args:
+        source: the unpacked corpus.
+        folder: where to.
+        classes: "12" or "all", every word its own class and no silence.
+        test_set: the unpacked test split of the 12 classes, instead of the one by testing_list.txt.
+
+    Raises:
+        UserError: `source` or `test_set` is not in the layout above, or nothing is left of a split.
+    """
+    if classes == "all" and test_set is not None:
+        raise UserError("--test-set is for the 12 classes: its other words are not told apart, as --classes all asks")
+    report = Report()
+    splits = _find_words(source, report.left_out)
+    if test_set is not None:
+        splits["test"] = _find_test_set(test_set)
+    splits = {name: keep_usable(source, name, found, report.left_out) for name, found in splits.items()}
+    if classes == "12":
+        absent = sorted(set(KEYWORDS) - {utterance.labels["keyword"] for utterance in splits["train"]})
+        if len(absent) == len(KEYWORDS):
+            raise UserError(
+                f"{source} has none of the words {', '.join(KEYWORDS)}: give the corpus' folder, or --classes all"
+            )
+        if absent:
+            report.notes.append(f"not in train: {', '.join(absent)}")
+        _reduce_to_12(splits, report.left_out, official_test=test_set is not None)
+        _add_silence(source, folder, splits, report, official_test=test_set is not None)
+    for name, utterances in splits.items():
+        report.write_split(folder, name, source, utterances)
+    return report
+
+
+def _find_words(source: Path, left_out: LeftOut) -> Dict[str, List[Utterance]]:
+    """Every word's files, in the split that the lists give."""
+    listed = {split: _read_list(source / name) for split, name in LISTS.items()}
+    splits: Dict[str, List[Utterance]] = {"train": [], "valid": [], "test": []}
+    for word in (path for path in list_folders(source) if not path.name.startswith(("_", "."))):
+        for file in list_files(word, ".wav"):
+            path = f"{word.name}/{file.name}"
+            split = next((split for split, files in listed.items() if path in files), "train")
+            splits[split].append(_label(path, word.name))
+    found = {utterance.path for utterances in splits.values() for utterance in utterances}
+    for split, files in listed.items():
+        for path in sorted(files - found):
+            left_out.add(split, f"missing, though in {LISTS[split]}", path)
+    return splits
+
+
+def _read_list(path: Path) -> Set[str]:
+    """The files that an official list names."""
+    try:
+        return set(path.read_text(encoding="utf-8").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"cannot read {path}: {error}. The folder must hold the unpacked corpus: a folder for each word, "
+            f"{' and '.join(LISTS.values())}"
+        ) from error
+
+
+def _find_test_set(test_set: Path) -> List[Utterance]:
+    """All files of the published test split, by absolute paths."""
+    folders = [path.name for path in list_folders(test_set)] if test_set.is_dir() else []
+    expected = {*KEYWORDS, UNKNOWN, SILENCE}
+    if set(folders) != expected:
+        differ = ", ".join(sorted(set(folders) ^ expected))
+        raise UserError(
+            f"--test-set {test_set} must have a folder for each of the 12 classes and no other: see {differ}"
+        )
+    test_set = test_set.absolute()
+    files = [file for name in folders for file in list_files(test_set / name, ".wav")]
+    return [_label(str(file), file.parent.name) for file in files]
+
+
+def _label(path: str, word: str) -> Utterance:
+    """An utterance with its labels; a file that is not named after its speaker has an empty one."""
+    speaker, mark, _ = Path(path).name.partition("_nohash_")
+    return Utterance(path, {"keyword": word, "speaker": speaker if mark else ""})
+
+
+def _reduce_to_12(splits: Dict[str, List[Utterance]], left_out: LeftOut, official_test: bool) -> None:
+    """Call other words `_unknown_`: all in train, and in valid and test the recipe's tenth, drawn by a fixed seed."""
+    for name, utterances in splits.items():
+        others = [row for row, utterance in enumerate(utterances) if utterance.labels["keyword"] not in KEYWORDS]
+        dropped: Set[int] = set()
+        if name == "valid" or (name == "test" and not official_test):
+            kept = random.Random(0).sample(others, min(_tenth(utterances), len(others)))
+            dropped = set(others) - set(kept)
+        for row in others:
+            labels = utterances[row].labels
+            if row in dropped:
+                left_out.add(name, "other words beyond a tenth of the ten words' utterances", utterances[row].path)
+            elif labels["keyword"] != SILENCE:  # which the published test set has
+                labels["keyword"] = UNKNOWN
+        splits[name] = [utterance for row, utterance in enumerate(utterances) if row not in dropped]
+
+
+def _add_silence(
+    source: Path, folder: NewFolder, splits: Dict[str, List[Utterance]], report: Report, official_test: bool
+) -> None:
+    """Cut noise into seconds and add them to the splits, as many as a tenth of the ten words' utterances."""
+    noises = []
+    if (source / NOISE).is_dir():
+        noises = [Utterance(f"{NOISE}/{file.name}", {}) for file in list_files(source / NOISE, ".wav")]
+    if not noises:
+        raise UserError(f"{source / NOISE} has no .wav file to cut silence from: unpack it too, or give --classes all")
+    noises = keep_usable(source, NOISE, noises, report.left_out)
+    written = []
+    for name in ("train", "valid") if official_test else ("train", "valid", "test"):
+        pieces = choose_pieces(noises, name, _tenth(splits[name]))
+        paths = write_pieces(folder, source, name, pieces)
+        splits[name] += [Utterance(path, {"keyword": SILENCE, "speaker": ""}, samples=16_000) for path in paths]
+        written.append(f"{len(paths):,} in {name}")
+    report.notes.append(f"silence: pieces of a second from {len(noises)} noises, {', '.join(written)}")
+
+
+def _tenth(utterances: List[Utterance]) -> int:
+    """A tenth of the ten words' utterances, rounded up as in the corpus' recipe."""
+    return math.ceil(sum(utterance.labels["keyword"] in KEYWORDS for utterance in utterances) / 10)

@@ -1,0 +1,83 @@
+"""Utterances of a corpus, which of their files can be used, and a count of those that cannot."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
+
+from tqdm import tqdm
+
+from ..data.audio_file import BrokenAudio, open_audio
+from ..errors import UserError
+
+SAMPLE_RATE = 16_000
+SHORTEST = 400  # samples: the receptive field of the feature extractor of HuBERT, wav2vec 2.0 and WavLM
+
+
+@dataclass
+class Utterance:
+    """A row of a manifest: `path` from its root or absolute, label ending -> label, samples (0 before it is opened)."""
+
+    path: str
+    labels: Dict[str, str]
+    samples: int = 0
+
+
+class LeftOut:
+    """Counts what is in the corpus but not in the manifests, by split and reason, with the first case of each."""
+
+    def __init__(self):
+        self._found: Dict[Tuple[str, str], Tuple[int, str]] = {}
+
+    def add(self, split: str, reason: str, case: str) -> None:
+        """Count one `case`, such as a path with what is wrong with it."""
+        count, first = self._found.get((split, reason), (0, case))
+        self._found[split, reason] = (count + 1, first)
+
+    def describe(self) -> List[str]:
+        """A line for each split and reason."""
+        return [
+            f"{count:,} of {split}: {reason}, such as {first}"
+            for (split, reason), (count, first) in self._found.items()
+        ]
+
+
+def list_files(folder: Path, ending: str) -> List[Path]:
+    """The files of a folder with this ending, sorted; unlike glob, OSError if the folder cannot be read."""
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if entry.name.endswith(ending))
+
+
+def list_folders(folder: Path) -> List[Path]:
+    """The folders in a folder, sorted; OSError if it cannot be read."""
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+
+
+def keep_usable(root: Path, split: str, utterances: Sequence[Utterance], left_out: LeftOut) -> List[Utterance]:
+    """Set `samples` by the files' headers; leave out what is not 16 kHz mono, too short for a frame, or unreadable.
+
+    Raises:
+        UserError: no utterance is left.
+    """
+    usable = []
+    for utterance in tqdm(utterances, desc=f"checking {split}", unit="file", delay=5, leave=False):
+        try:
+            # any length is right: it is the manifest that is being written
+            with open_audio(os.path.join(root, utterance.path), SAMPLE_RATE, math.inf, SHORTEST) as audio:
+                channels, samples = audio.channels, audio.frames
+        except BrokenAudio as error:
+            left_out.add(split, error.fault.label, f"{utterance.path}: {error}")
+            continue
+        if channels > 1:
+            left_out.add(split, "not mono", f"{utterance.path}: {channels} channels")
+            continue
+        utterance.samples = samples
+        usable.append(utterance)
+    if not usable:
+        found = "".join(f"\n  {line}" for line in left_out.describe())
+        raise UserError(
+            f"{root}: nothing is left for {split}. It needs 16 kHz mono files. Left out:{found or ' nothing'}"
+        )
+    return usable
