@@ -1,4 +1,4 @@
-"""The whole evaluation: manifests and labels of three splits in, accuracy and equal error rate out."""
+"""The whole evaluation of frozen features: manifests and labels of three splits in, figures with intervals out."""
 
 import time
 from collections import Counter
@@ -10,10 +10,13 @@ import numpy as np
 
 from ..data.manifest import read_manifest
 from ..errors import UserError
+from .bootstrap import DRAWS, SEED
+from .classification import measure_classes
 from .features import FeatureStore
 from .labels import read_labels
 from .probe import Probe, Standardiser, accuracy_interval, choose_probe
-from .verification import count_pairs, verify
+from .trials import Trials, check_speakers, read_trials
+from .verification import count_pairs, measure_verification, verify
 
 SPLITS = ("train", "valid", "test")
 LABELS = ("keyword", "speaker")
@@ -26,16 +29,23 @@ class Split:
     Attributes:
         features: (utterances, layers + 1, width).
         labels: one an utterance.
+        rows: of the manifest, that they come from.
         skipped: rows of the manifest that were left out: how many for which reason.
     """
 
     features: np.ndarray
     labels: List[str]
+    rows: List[int]
     skipped: Dict[str, int]
 
 
 def evaluate(
-    checkpoint: Path, data: Path, label: str, cache: Path, random_seed: Optional[int] = None
+    checkpoint: Path,
+    data: Path,
+    label: str,
+    cache: Path,
+    random_seed: Optional[int] = None,
+    trials_file: Optional[Path] = None,
 ) -> Dict[str, Any]:
     """Evaluate a frozen encoder on labelled speech.
 
@@ -45,6 +55,7 @@ def evaluate(
         label: "keyword" or "speaker"; only the latter has equal error rates.
         cache: folder where pooled features are kept.
         random_seed: evaluate the same network with random weights under this seed.
+        trials_file: pairs of test utterances to compare, see `read_trials`; None = all pairs.
 
     Returns:
         what `--json` prints: always the same keys; a figure that does not exist is None, and "accuracy_reason" or
@@ -56,11 +67,15 @@ def evaluate(
     start = time.monotonic()
     data = Path(data)
     labels = read_all_labels(data, label)
+    listed = read_listed_trials(trials_file, data, label, labels["test"])
     # told now, not after minutes of computing features
-    check_task({name: [text for text in texts if text] for name, texts in labels.items()}, label, data)
+    rows = {name: [row for row, text in enumerate(texts) if text] for name, texts in labels.items()}
+    trials = listed and listed.keep(rows["test"])
+    check_task({name: [labels[name][row] for row in rows[name]] for name in SPLITS}, label, data, trials)
     store = FeatureStore(checkpoint, cache, random_seed)
     splits = {name: read_split(store, data / f"{name}.tsv", labels[name]) for name in SPLITS}
-    reasons = check_task({name: split.labels for name, split in splits.items()}, label, data)
+    trials = listed and listed.keep(splits["test"].rows)
+    reasons = check_task({name: split.labels for name, split in splits.items()}, label, data, trials)
     standardise = Standardiser.fit(splits["train"].features)
     for split in splits.values():
         split.features = standardise(split.features)
@@ -74,7 +89,12 @@ def evaluate(
         **{name: len(split.labels) for name, split in splits.items()},
         "skipped": {name: split.skipped for name, split in splits.items()},
         **dict.fromkeys(["accuracy", "accuracy_interval", "chance", "valid_accuracy", "l2", "layer_weights"]),
+        **dict.fromkeys(["accuracy_bootstrap", "macro_f1", "macro_f1_interval"]),
         **dict.fromkeys(["eer", "eer_layers", "eer_per_layer", "same_pairs", "different_pairs"]),
+        **dict.fromkeys(["eer_interval", "min_dcf", "min_dcf_interval", "eer_speakers", "draws_left_out"]),
+        "trials": trials_file and str(trials_file),
+        "trials_skipped": listed and len(listed.same) - len(trials.same),
+        "bootstrap": {"draws": DRAWS, "seed": SEED},
         **reasons,
     }
     probe = None
@@ -82,7 +102,7 @@ def evaluate(
         probe, figures = classify(splits)
         result.update(figures)
     if reasons["eer_reason"] is None:
-        result.update(verify_speakers(splits["valid"], splits["test"], probe))
+        result.update(verify_speakers(splits["valid"], splits["test"], probe, trials))
     result["seconds"] = round(time.monotonic() - start, 1)
     return result
 
@@ -106,7 +126,25 @@ def read_all_labels(data: Path, label: str) -> Dict[str, List[str]]:
     }
 
 
-def check_task(labels: Dict[str, List[str]], label: str, data: Path) -> Dict[str, Optional[str]]:
+def read_listed_trials(path: Optional[Path], data: Path, label: str, labels: List[str]) -> Optional[Trials]:
+    """The trials of a list over all rows of test, None without a list; a path that is not there is sought in `data`.
+
+    Raises:
+        UserError: trials without speakers, or the list cannot be read, or contradicts test's labels.
+    """
+    if path is None:
+        return None
+    if label != "speaker":
+        raise UserError(f"--trials {path} compares speakers: give --label speaker")
+    file = path if path.exists() else data / path
+    trials = read_trials(file, read_manifest(data / "test.tsv"))
+    check_speakers(file, trials, labels)
+    return trials
+
+
+def check_task(
+    labels: Dict[str, List[str]], label: str, data: Path, trials: Optional[Trials] = None
+) -> Dict[str, Optional[str]]:
     """Why there can be no accuracy or no equal error rate, each None where there can.
 
     Raises:
@@ -120,10 +158,11 @@ def check_task(labels: Dict[str, List[str]], label: str, data: Path) -> Dict[str
         if accuracy:
             raise UserError(f"{data}/{accuracy}; add utterances to train, or empty the lines of those without a match")
         return {"accuracy_reason": None, "eer_reason": "equal error rates are for speakers"}
-    same, different = count_pairs(labels["test"])
+    same, different = count_pairs(labels["test"]) if trials is None else trials.count()
     eer = None
     if not (same and different):
-        eer = f"test.speaker makes {same} pairs of the same and {different} of different speakers; both are needed"
+        source = "test.speaker" if trials is None else "the list of trials"
+        eer = f"{source} makes {same} pairs of the same and {different} of different speakers; both are needed"
     if accuracy and eer:
         raise UserError(f"{data} allows neither accuracy nor equal error rate: {accuracy}; {eer}")
     return {"accuracy_reason": accuracy, "eer_reason": eer}
@@ -150,7 +189,7 @@ def read_split(store: FeatureStore, manifest: Path, labels: List[str]) -> Split:
     pooled = store.pool(manifest)
     rows = [row for row, text in enumerate(labels) if text and row not in pooled.unreadable]
     skipped = {"unreadable": len(pooled.unreadable), "unlabelled": sum(not text for text in labels)}
-    return Split(pooled.features[rows], [labels[row] for row in rows], skipped)
+    return Split(pooled.features[rows], [labels[row] for row in rows], rows, skipped)
 
 
 def classify(splits: Dict[str, Split]) -> Tuple[Probe, Dict[str, Any]]:
@@ -164,7 +203,7 @@ def classify(splits: Dict[str, Split]) -> Tuple[Probe, Dict[str, Any]]:
     right, _ = probe.score(*test)
     commonest = np.bincount(train[1]).argmax()
     return probe, {
-        "accuracy": right / len(test[1]),
+        **measure_classes(probe.logits(test[0]).argmax(axis=1), test[1]),
         "accuracy_interval": list(accuracy_interval(right, len(test[1]))),
         "chance": float((test[1] == commonest).mean()),
         "valid_accuracy": valid_accuracy,
@@ -173,12 +212,14 @@ def classify(splits: Dict[str, Split]) -> Tuple[Probe, Dict[str, Any]]:
     }
 
 
-def verify_speakers(valid: Split, test: Split, probe: Optional[Probe]) -> Dict[str, Any]:
-    """Equal error rate on test, of a sum of layers that test had no part in choosing, and of each layer alone.
+def verify_speakers(
+    valid: Split, test: Split, probe: Optional[Probe], trials: Optional[Trials] = None
+) -> Dict[str, Any]:
+    """Error rates on test, of a sum of layers that test had no part in choosing, and of each layer alone.
 
-    Where valid has pairs of both kinds, the sum is the one with the lowest equal error rate there: of the equal-weight
-    average, the probe's sum if there is a probe, and each layer alone; the first of equals. Otherwise it is the
-    equal-weight average.
+    Pairs of test are those of `trials`, or all. Where valid has pairs of both kinds, the sum is the one with the lowest
+    equal error rate there: of the equal-weight average, the probe's sum if there is a probe, and each layer alone; the
+    first of equals. Otherwise it is the equal-weight average.
     """
     layers = test.features.shape[1]
     single = np.eye(layers)
@@ -192,11 +233,11 @@ def verify_speakers(valid: Split, test: Split, probe: Optional[Probe]) -> Dict[s
     else:
         name, weights = candidates[0]
         choice = f"{name}, as valid has no pairs of the same and of different speakers to choose by"
-    same, different = count_pairs(test.labels)
+    same, different = count_pairs(test.labels) if trials is None else trials.count()
     return {
-        "eer": verify(test.features, weights, test.labels),
+        **measure_verification(test.features, weights, test.labels, trials),
         "eer_layers": choice,
-        "eer_per_layer": [verify(test.features, weights, test.labels) for weights in single],
+        "eer_per_layer": [verify(test.features, weights, test.labels, trials) for weights in single],
         "same_pairs": same,
         "different_pairs": different,
     }

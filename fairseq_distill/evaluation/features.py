@@ -16,18 +16,16 @@ from typing import Dict, Optional, Sequence
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..checkpoints import load_encoder
-from ..data.audio_file import BrokenAudio, Fault, read_wave
-from ..data.manifest import Manifest, count_allowed, read_manifest
+from ..data.audio_file import BrokenAudio, Fault
+from ..data.manifest import Manifest, read_manifest
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
+from .waves import describe_unreadable, process_waves
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_RATE = 16_000
-MAX_UNREADABLE = 0.01  # share of a split's files, rounded up to whole files; more than this stops the evaluation
 FORMAT = 1  # part of every cache key; raise it when the same file and manifest would give other features
 
 
@@ -101,23 +99,15 @@ def pool_manifest(encoder: SpeechEncoder, manifest: Manifest) -> PooledSplit:
     Raises:
         UserError: over 1 % of the files cannot be used (one file never stops it); the message shows the first few.
     """
-    shortest = encoder.cfg.shortest_wave
-    utterances = len(manifest.paths)
-    allowed = count_allowed(MAX_UNREADABLE, utterances)
-    shape = (utterances, encoder.cfg.encoder_layers + 1, encoder.cfg.encoder_embed_dim)
+    shape = (len(manifest.paths), encoder.cfg.encoder_layers + 1, encoder.cfg.encoder_embed_dim)
     features = np.full(shape, np.nan, dtype=np.float32)
-    unreadable: Dict[int, str] = {}
-    for row in tqdm(range(utterances), desc=f"features of {manifest.file}", unit="utterance", mininterval=5):
-        try:
-            wave = read_wave(manifest.path(row), SAMPLE_RATE, manifest.sizes[row], shortest)
-            features[row] = pool_wave(encoder, wave)
-        except BrokenAudio as problem:
-            unreadable[row] = str(problem)
-            if len(unreadable) > allowed:
-                raise UserError(
-                    f"{describe_unreadable(manifest, unreadable)}. Over {MAX_UNREADABLE:.0%} of the files is too many: "
-                    "mend them, or take their rows out of the manifest and of its label files"
-                ) from problem
+
+    def pool(wave: torch.Tensor) -> np.ndarray:
+        return pool_wave(encoder, wave)
+
+    pooled, unreadable = process_waves(manifest, range(len(features)), encoder.cfg.shortest_wave, pool, "features of")
+    for row, values in pooled.items():
+        features[row] = values
     return PooledSplit(features, unreadable)
 
 
@@ -142,12 +132,6 @@ def randomise_weights(encoder: SpeechEncoder, seed: int) -> SpeechEncoder:
         fresh = SpeechEncoder(encoder.cfg)
     fresh.normalize_input = encoder.normalize_input
     return fresh.eval()
-
-
-def describe_unreadable(manifest: Manifest, unreadable: Dict[int, str]) -> str:
-    """One sentence: how many files cannot be used, and the first three with the reason."""
-    shown = "; ".join(f"{manifest.paths[row]} ({why})" for row, why in list(unreadable.items())[:3])
-    return f"{manifest.file}: {len(unreadable)} of {len(manifest.paths)} files cannot be used, the first: {shown}"
 
 
 def _stat(path: str) -> Sequence[Optional[int]]:

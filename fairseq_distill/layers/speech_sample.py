@@ -13,7 +13,7 @@ from ..data.audio_file import BrokenAudio, read_wave
 from ..data.manifest import count_allowed, read_manifest
 from ..encoder.config import EncoderConfig
 from ..errors import UserError
-from ..evaluation.features import MAX_UNREADABLE, SAMPLE_RATE, describe_unreadable
+from ..evaluation.waves import MAX_UNREADABLE, SAMPLE_RATE, describe_unreadable
 
 logger = logging.getLogger(__name__)
 

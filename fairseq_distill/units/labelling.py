@@ -17,7 +17,7 @@ from ..data.manifest import Manifest, count_allowed
 from ..encoder.conv_spec import count_frames
 from ..encoder.size import SAMPLE_RATE
 from ..errors import UserError
-from ..evaluation.features import MAX_UNREADABLE, describe_unreadable
+from ..evaluation.waves import MAX_UNREADABLE, describe_unreadable
 from .frames import LayerFrames
 
 _THREADS = 4  # decode waves while the encoder computes

@@ -1,0 +1,47 @@
+"""Figures of a classifier from its decisions: accuracy and macro F1, with bootstrap intervals over utterances."""
+
+from typing import Any, Dict, Sequence, Tuple
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score
+
+from .bootstrap import DRAWS, SEED, draw_counts, percentile_interval, ratio_interval
+
+
+def measure_classes(
+    predicted: Sequence[Any], labels: Sequence[Any], draws: int = DRAWS, seed: int = SEED
+) -> Dict[str, Any]:
+    """Accuracy and macro F1 of decisions, each between 0 and 1, with their 95 % intervals.
+
+    Macro F1 is scikit-learn's: the mean over the classes that occur among labels or decisions.
+
+    Args:
+        predicted, labels: one class an utterance, names or numbers.
+        draws, seed: of the bootstrap over utterances.
+
+    Returns:
+        "accuracy", "accuracy_bootstrap", "macro_f1" and "macro_f1_interval".
+    """
+    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    right = predicted == labels
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "accuracy_bootstrap": list(ratio_interval(right, np.ones(len(right)), draws, seed)),
+        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "macro_f1_interval": list(macro_f1_interval(predicted, labels, draws, seed)),
+    }
+
+
+def macro_f1_interval(
+    predicted: np.ndarray, labels: np.ndarray, draws: int = DRAWS, seed: int = SEED
+) -> Tuple[float, float]:
+    """95 % interval of macro F1 over utterances that are drawn again, each draw's over the classes that occur in it."""
+    classes = np.unique(np.concatenate([labels, predicted]))
+    true, found = (values[:, None] == classes for values in (labels, predicted))
+    # F1 = 2 hits / (true + found), so these two sums of each class are all that a draw needs
+    parts = np.concatenate([true & found, true.astype(int) + found], axis=1).astype(float)
+    values = []
+    for counts in draw_counts(len(labels), draws, seed, width=2 * len(classes)):
+        hits, total = np.split(counts @ parts, 2, axis=1)
+        values.append((2 * hits / np.maximum(total, 1)).sum(axis=1) / (total > 0).sum(axis=1))
+    return percentile_interval(np.concatenate(values))

@@ -1,0 +1,237 @@
+"""Speech recognition by a model that fairseq fine-tuned by CTC: greedy decoding, word and character error rates."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from fairseq import checkpoint_utils
+from fairseq.data import Dictionary
+from fairseq.data.data_utils import post_process
+from fairseq.models import BaseFairseqModel
+
+from ..checkpoints import read_checkpoint
+from ..data.manifest import Manifest, read_manifest
+from ..encoder.conv_spec import receptive_field
+from ..errors import UserError
+from ..safe_load import read_pickled, to_plain
+from .bootstrap import DRAWS, SEED, ratio_interval
+from .labels import read_labels
+from .waves import describe_unreadable, process_waves
+
+logger = logging.getLogger(__name__)
+
+MODELS = ("hubert_ctc", "wav2vec_ctc")
+TASKS = ("audio_finetuning", "hubert_pretraining")  # the latter is that of released HuBERT models
+LABELS = ("ltr", "spm")
+PIECE_MARK = "\u2581"  # begins a word in sentencepiece's units
+
+
+class Recogniser(NamedTuple):
+    """A model of fairseq's that was fine-tuned by CTC.
+
+    Attributes:
+        model: in evaluation mode, on the CPU.
+        dictionary: its units.
+        blank: number of the unit that stands for none.
+        normalize: waves are normalised first.
+        shortest: samples that make a frame.
+        labels: ending of the label files that it was trained on.
+    """
+
+    model: BaseFairseqModel
+    dictionary: Dictionary
+    blank: int
+    normalize: bool
+    shortest: int
+    labels: str
+
+
+@dataclass
+class Utterance:
+    """One utterance, what was said and what was recognised, and the distances between the two."""
+
+    path: str
+    reference: str
+    hypothesis: str
+
+    def __post_init__(self) -> None:
+        words, found = self.reference.split(), self.hypothesis.split()
+        self.words, self.word_errors = len(words), _distance(found, words)
+        self.characters, self.character_errors = len(self.reference), _distance(self.hypothesis, self.reference)
+
+
+def evaluate_ctc(
+    checkpoint: Path, data: Path, split: str = "test", labels: Optional[str] = None, show: int = 0
+) -> Dict[str, Any]:
+    """Recognise the utterances of a split and count errors.
+
+    Args:
+        checkpoint: a `hubert_ctc` or `wav2vec_ctc` model that fairseq wrote.
+        data: folder with SPLIT.tsv and SPLIT.LABELS; and dict.LABELS.txt if the checkpoint has no dictionary inside.
+        split: name of the manifest.
+        labels: ending of the references; None = of those that the checkpoint was trained on.
+        show: how many of the worst utterances to return, and how many random ones.
+
+    Returns:
+        what `--json` prints: "wer" and "cer" are errors to words and to characters (spaces between words count too),
+        each with its 95 % bootstrap interval over utterances.
+
+    Raises:
+        UserError: the checkpoint is not fine-tuned by CTC, a file is missing or wrong, or too much audio is broken.
+    """
+    start = time.monotonic()
+    data = Path(data)
+    recogniser = load_recogniser(checkpoint, data)
+    labels = labels or recogniser.labels
+    manifest = read_manifest(data / f"{split}.tsv")
+    lines = read_labels(data / f"{split}.{labels}", len(manifest.paths))
+    references = join_units(lines, f"{data}/{split}.{labels}")
+    if not any(references):
+        raise UserError(f"{data}/{split}.{labels} holds no words")
+    utterances, skipped = recognise(recogniser, manifest, references)
+    columns = {
+        name: np.array([getattr(utterance, name) for utterance in utterances])
+        for name in ("words", "word_errors", "characters", "character_errors")
+    }
+    result = {
+        "checkpoint": str(checkpoint),
+        "data": str(data),
+        "split": split,
+        "labels": labels,
+        "utterances": len(utterances),
+        "skipped": skipped,
+        **{name: int(column.sum()) for name, column in columns.items()},
+        "wer": float(columns["word_errors"].sum() / columns["words"].sum()),
+        "wer_interval": list(ratio_interval(columns["word_errors"], columns["words"])),
+        "cer": float(columns["character_errors"].sum() / columns["characters"].sum()),
+        "cer_interval": list(ratio_interval(columns["character_errors"], columns["characters"])),
+        "bootstrap": {"draws": DRAWS, "seed": SEED},
+    }
+    if show:
+        result.update(choose_examples(utterances, show))
+    return {**result, "seconds": round(time.monotonic() - start, 1)}
+
+
+def load_recogniser(checkpoint: Path, data: Path) -> Recogniser:
+    """Open a fine-tuned checkpoint through fairseq, with the dictionary inside it or else the one in `data`.
+
+    Raises:
+        UserError: the file cannot be read or is refused, is no CTC model, or there is no dictionary.
+    """
+    state = read_pickled(checkpoint)
+    settings = to_plain(state.get("cfg") or state.get("args") or {}) if isinstance(state, dict) else {}
+    # one namespace for all before fairseq had sections
+    model, task = (settings[name] if isinstance(settings.get(name), dict) else settings for name in ("model", "task"))
+    names = model.get("_name") or model.get("arch"), task.get("_name") or task.get("task")
+    if names[0] not in MODELS or names[1] not in TASKS:
+        raise UserError(
+            f"{checkpoint} is the model {names[0]} of the task {names[1]}, but --ctc recognises speech with "
+            f"{' or '.join(MODELS)} of fairseq's task {TASKS[0]}: fine-tune it (recipes ctc_letters, ctc_pieces)"
+        )
+    labels = task["labels"] if isinstance(task["labels"], str) else task["labels"][0]
+    inside = "target_dictionary" in (state.get("task_state") or {})
+    if not inside and not (data / f"dict.{labels}.txt").is_file():
+        raise UserError(f"{checkpoint} has no dictionary inside, and there is no {data}/dict.{labels}.txt: add it")
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint), {"data": str(data)})
+    _add_unit_dictionary(state)
+    (network,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
+    return Recogniser(
+        network.eval().float(),
+        task.target_dictionary,
+        task.target_dictionary.index(task.blank_symbol),
+        bool(task.cfg.normalize),
+        receptive_field(read_checkpoint(checkpoint).config.frame_layers),
+        labels,
+    )
+
+
+def _add_unit_dictionary(state: Dict[str, Any]) -> None:
+    """Add a dictionary of pre-training units: stock HuBERT is not built without, and `audio_finetuning` keeps none."""
+    embeddings = state["model"].get("w2v_encoder.w2v_model.label_embs_concat")
+    stored = state.setdefault("task_state", {})
+    if embeddings is not None and "dictionaries" not in stored:
+        units = Dictionary()
+        for number in range(len(embeddings) - len(units)):  # its length is all that matters
+            units.add_symbol(str(number))
+        stored["dictionaries"] = [units]
+
+
+def recognise(
+    recogniser: Recogniser, manifest: Manifest, references: List[str]
+) -> Tuple[List[Utterance], Dict[str, int]]:
+    """Recognise each utterance that has a reference, alone: padding would change a group-norm extractor's statistics.
+
+    Args:
+        references: words of each row of the manifest, "" where they are not known.
+
+    Returns:
+        (utterances, number of rows that were left out for which reason).
+
+    Raises:
+        UserError: over 1 % of the files cannot be used.
+    """
+    rows = [row for row, text in enumerate(references) if text]
+
+    def work(wave: torch.Tensor) -> str:
+        return decode(recogniser, wave)
+
+    found, unreadable = process_waves(manifest, rows, recogniser.shortest, work, "recognising")
+    if unreadable:
+        logger.warning(describe_unreadable(manifest, unreadable))
+    texts = join_units(list(found.values()), "the model's dictionary", recogniser.dictionary.symbols)
+    utterances = [Utterance(manifest.paths[row], references[row], text) for row, text in zip(found, texts)]
+    return utterances, {"unreadable": len(unreadable), "unlabelled": len(references) - len(rows)}
+
+
+@torch.inference_mode()
+def decode(recogniser: Recogniser, wave: torch.Tensor) -> str:
+    """Units of a wave (samples,) at 16 kHz, joined by spaces: the best of each frame, repeats and blanks taken out."""
+    if recogniser.normalize:
+        wave = F.layer_norm(wave, wave.shape)
+    out = recogniser.model(source=wave[None], padding_mask=torch.zeros(1, len(wave), dtype=torch.bool))
+    scores = recogniser.model.get_normalized_probs(out, log_probs=True)[:, 0]  # (frames, units)
+    units = scores.argmax(dim=1).unique_consecutive()
+    return recogniser.dictionary.string(units[units != recogniser.blank])
+
+
+def join_units(lines: List[str], source: str, symbols: Optional[List[str]] = None) -> List[str]:
+    """Units separated by spaces -> words separated by one space, as fairseq does it for letters and for pieces.
+
+    Args:
+        lines: one an utterance.
+        source: where they come from, for the message.
+        symbols: all units there are; None = those in `lines`.
+
+    Raises:
+        UserError: the units tell neither letters (with | between words) nor sentencepiece's (with its mark).
+    """
+    symbols = symbols if symbols is not None else [unit for line in lines for unit in line.split()]
+    if any(unit.startswith(PIECE_MARK) for unit in symbols):
+        kind = "sentencepiece"
+    elif "|" in symbols:
+        kind = "letter"
+    else:
+        raise UserError(f"{source} has neither letters with | behind words nor pieces with {PIECE_MARK} before them")
+    return [" ".join(post_process(line, kind).split()) for line in lines]
+
+
+def choose_examples(utterances: List[Utterance], count: int) -> Dict[str, List[Dict[str, Any]]]:
+    """`count` utterances of the highest word error rate as "worst", the first of equals; as many random as "random"."""
+    worst = sorted(utterances, key=lambda utterance: -utterance.word_errors / utterance.words)[:count]
+    drawn = np.random.default_rng(SEED).choice(len(utterances), min(count, len(utterances)), replace=False)
+    return {"worst": [vars(utterance) for utterance in worst], "random": [vars(utterances[i]) for i in sorted(drawn)]}
+
+
+def _distance(found: Any, wanted: Any) -> int:
+    """Least number of substitutions, insertions and deletions that turn one sequence into the other."""
+    try:
+        import editdistance
+    except ImportError as error:
+        raise UserError("--ctc counts errors with editdistance, as fairseq does: pip install editdistance") from error
+    return editdistance.eval(found, wanted)

@@ -1,0 +1,118 @@
+"""Lists of trials: which utterances of a manifest to compare, and whether each pair is the same speaker."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterator, List, Sequence, Tuple
+
+import numpy as np
+
+from ..data.manifest import Manifest
+from ..errors import UserError
+
+# what marks a pair of the same speaker: before the paths, or behind them
+_VOXCELEB = {"1": True, "0": False}
+_KALDI = {"target": True, "nontarget": False}
+_VOXCELEB_FORM = "'1 PATH PATH' or '0 PATH PATH'"
+_KALDI_FORM = "'PATH PATH target' or 'PATH PATH nontarget'"
+
+
+@dataclass
+class Trials:
+    """Pairs of utterances to compare.
+
+    Attributes:
+        enrol, test: (pairs,) row of each side's utterance, from 0.
+        same: (pairs,) bool, True = the same speaker.
+    """
+
+    enrol: np.ndarray
+    test: np.ndarray
+    same: np.ndarray
+
+    def count(self) -> Tuple[int, int]:
+        """(pairs of the same speaker, pairs of different ones)."""
+        return int(self.same.sum()), int((~self.same).sum())
+
+    def keep(self, rows: Sequence[int]) -> "Trials":
+        """The pairs of which both utterances are among `rows`, numbered by their place in it."""
+        sides = np.asarray(rows, dtype=int), self.enrol, self.test
+        highest = max(int(side.max(initial=-1)) for side in sides)
+        place = np.full(1 + highest, -1)
+        place[list(rows)] = np.arange(len(rows))
+        enrol, test = place[self.enrol], place[self.test]
+        both = (enrol >= 0) & (test >= 0)
+        return Trials(enrol[both], test[both], self.same[both])
+
+
+def pair_all(speakers: Sequence[str]) -> Trials:
+    """Every pair of different utterances once, in the order of `verification.score_pairs`."""
+    names = np.unique(np.asarray(speakers), return_inverse=True)[1]
+    enrol, test = np.triu_indices(len(names), k=1)
+    return Trials(enrol, test, names[enrol] == names[test])
+
+
+def read_trials(path: Path, manifest: Manifest) -> Trials:
+    """Read lines `1 ENROL TEST` and `0 ENROL TEST` (VoxCeleb), or `ENROL TEST target` and `... nontarget` (Kaldi).
+
+    Args:
+        path: the list; its paths are those of the manifest, as written there.
+        manifest: the utterances.
+
+    Raises:
+        UserError: the file cannot be read, a line has another form, or paths are not in the manifest.
+    """
+    rows = {name: row for row, name in reversed(list(enumerate(manifest.paths)))}  # of equal names the first
+    sides: List[Tuple[str, str]] = []
+    same: List[bool] = []
+    for target, enrol, test in _parse_lines(path):
+        same.append(target)
+        sides.append((enrol, test))
+    if not sides:
+        raise UserError(f"{path} holds no trial")
+    unknown = dict.fromkeys(name for pair in sides for name in pair if name not in rows)
+    if unknown:
+        hit = sum(enrol in unknown or test in unknown for enrol, test in sides)
+        raise UserError(
+            f"{path}: {len(unknown)} of its paths, in {hit} of its {len(sides)} trials, are not in {manifest.file}: "
+            f"{', '.join(list(unknown)[:3])}{', ...' if len(unknown) > 3 else ''}; paths must be written as they stand "
+            f"there, such as {manifest.paths[0]}, which is below {manifest.root}"
+        )
+    enrol, test = np.array([[rows[name] for name in pair] for pair in sides]).T
+    return Trials(enrol, test, np.array(same))
+
+
+def check_speakers(path: Path, trials: Trials, labels: Sequence[str]) -> None:
+    """Compare a list with speaker labels of all rows, "" where there is none; UserError where the two contradict."""
+    names = np.asarray(labels)
+    enrol, test = names[trials.enrol], names[trials.test]
+    wrong = ((enrol == test) != trials.same) & (enrol != "") & (test != "")
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        said = "the same speaker" if trials.same[first] else "different speakers"
+        raise UserError(
+            f"{path} and the speaker labels contradict in {wrong.sum()} of {len(wrong)} trials: in number {first + 1} "
+            f"it says {said}, the labels say {enrol[first]} and {test[first]}; one of the files belongs to another set"
+        )
+
+
+def _parse_lines(path: Path) -> Iterator[Tuple[bool, str, str]]:
+    """(same speaker, path, path) of each line; all lines must have the form of the first."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read the trials {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from error
+    kinds: Dict[str, bool] = {}
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not kinds:
+            kinds = _VOXCELEB if fields and fields[0] in _VOXCELEB else _KALDI
+        if kinds is _KALDI:
+            fields = fields[-1:] + fields[:-1]
+        if len(fields) != 3 or fields[0] not in kinds:
+            form = _VOXCELEB_FORM if kinds is _VOXCELEB else _KALDI_FORM
+            if number == 1:
+                form = f"{_VOXCELEB_FORM}, {_KALDI_FORM}"
+            raise UserError(f"{path}, line {number}: expected {form}, found {line.strip()!r}")
+        yield kinds[fields[0]], fields[1], fields[2]
