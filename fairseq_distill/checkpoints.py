@@ -34,6 +34,7 @@ _FAMILIES = {
     "data2vec_audio": "data2vec",
     "wavlm": "wavlm",
     "speech_student": "",
+    "speech_multitask": "",
 }
 _FINE_TUNED_PREFIXES = ("w2v_encoder.w2v_model.", "encoder.w2v_model.")
 # parts that an encoder has whole: a weight in them that it has no place for means that the settings are not the file's
@@ -179,9 +180,11 @@ def _find_settings(path: PathLike, state: Mapping, weights: Dict[str, Tensor]) -
             f"{path} holds neither 'cfg' nor 'args': fairseq did not write it, or its settings were removed"
         )
     prefix = next((p for p in _FINE_TUNED_PREFIXES if any(key.startswith(p) for key in weights)), None)
+    model, _ = _split(cfg or args)
+    if prefix is None and model.get("_name") == "speech_multitask":  # its encoder is a module like any other
+        return cfg, _strip("encoder.", weights)
     if prefix is None:
         return cfg or args, weights
-    model, _ = _split(cfg or args)
     inner = model.get("w2v_args")
     if not inner:
         raise UserError(
@@ -191,7 +194,12 @@ def _find_settings(path: PathLike, state: Mapping, weights: Dict[str, Tensor]) -
     if model.get("layer_type"):  # fairseq adds adapters (MMS) to the encoder that it fine-tunes
         encoder, task = _split(inner)
         inner = {"model": {**encoder, "layer_type": model["layer_type"]}, "task": task}
-    return inner, {k[len(prefix) :] if k.startswith(prefix) else k: v for k, v in weights.items()}
+    return inner, _strip(prefix, weights)
+
+
+def _strip(prefix: str, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """The weights, those with the prefix without it."""
+    return {key[len(prefix) :] if key.startswith(prefix) else key: value for key, value in weights.items()}
 
 
 def _split(settings: Dict) -> Tuple[Dict, Dict]:
@@ -226,7 +234,7 @@ def _make_config(name: str, model: Mapping, task: Mapping) -> EncoderConfig:
     """The encoder's settings, checked; ValueError, naming the setting, where they are not supported."""
     config = EncoderConfig.from_settings(model)
     config.family = _FAMILIES[name] or config.family
-    if name != "speech_student":
+    if _FAMILIES[name]:
         config.normalize = bool(task.get("normalize", model.get("normalize")) or False)
     for f in fields(config):
         value = getattr(config, f.name)

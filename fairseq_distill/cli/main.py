@@ -6,7 +6,7 @@ import sys
 from typing import List, Optional
 
 from ..errors import UserError
-from . import clusters, configs, evaluate, info, prune, shapes, similarity, units
+from . import clusters, configs, evaluate, info, manifest, predict, prune, shapes, similarity, units
 
 _COMMANDS = {
     "info": info,
@@ -16,6 +16,8 @@ _COMMANDS = {
     "units": units,
     "prune": prune,
     "evaluate": evaluate,
+    "predict": predict,
+    "manifest": manifest,
     "configs": configs,
 }
 

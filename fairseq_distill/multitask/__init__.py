@@ -1,0 +1,1 @@
+"""Several tasks on one shared encoder: labels, sampling, augmentation, pooling and heads."""

@@ -1,0 +1,170 @@
+"""Waves of one or several manifests, each with its class in every task that it has a label for."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fairseq.data import ConcatDataset
+
+from ..data.audio_dataset import DistillationAudioDataset, load_audio_dataset
+from ..errors import UserError
+from .augmentation import Augmentation
+from .heads import NO_LABEL
+from .labels import number_labels
+from .sampling import compute_probabilities
+from .task_list import TaskSettings
+
+logger = logging.getLogger(__name__)
+
+
+class MultitaskDataset(ConcatDataset):
+    """fairseq's ConcatDataset over manifests, with "targets" (batch, tasks) long in every batch, NO_LABEL = none.
+
+    Utterances without any label are not used. In training, with `sampling` or `balanced` in a task, an epoch is as many
+    draws as there are utterances; otherwise each comes once. Draws, augmentation and crops follow from the epoch and the
+    rows alone, so a resumed run continues as one that was not interrupted.
+
+    Args:
+        datasets: one a manifest, alike but for their manifests, which do not normalise.
+        targets: (utterances of all of them, tasks).
+        tasks: their settings.
+        normalize: zero mean and unit variance for each wave, after augmentation.
+        augmentation: of the waves, in training.
+        training: whether utterances are drawn and shuffled.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[DistillationAudioDataset],
+        targets: np.ndarray,
+        tasks: Sequence[TaskSettings],
+        normalize: bool = False,
+        augmentation: Optional[Augmentation] = None,
+        training: bool = True,
+    ):
+        super().__init__(datasets)
+        self.targets, self.normalize, self.augmentation, self.training = targets, normalize, augmentation, training
+        self.epoch = 1
+        self.used = np.flatnonzero((targets != NO_LABEL).any(axis=1))
+        self.probabilities = compute_probabilities(targets, tasks) if training else None
+        self._sizes = np.minimum(super().sizes, datasets[0].max_sample_size)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Samples of each utterance as it comes, at its own speed."""
+        return self._sizes
+
+    def num_tokens(self, index: int) -> int:
+        """Samples of an utterance."""
+        return int(self._sizes[index])
+
+    def size(self, index: int) -> int:
+        """Samples of an utterance."""
+        return int(self._sizes[index])
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        """No: draws change with the epoch, and DataLoader workers that live on would augment as in the first one."""
+        return False
+
+    def set_epoch(self, epoch: int) -> None:
+        """fairseq calls this before each epoch, and with 1 before each validation."""
+        super().set_epoch(epoch)
+        self.epoch = epoch
+
+    def ordered_indices(self) -> np.ndarray:
+        """The epoch's utterances, long ones first; fairseq seeds NumPy by the epoch before."""
+        if not self.training:
+            return self.used
+        indices = np.random.permutation(self.used)
+        if self.probabilities is not None:
+            indices = np.random.choice(len(self), size=len(self.used), p=self.probabilities)
+        return indices[np.argsort(-self._sizes[indices], kind="stable")]
+
+    def batch_by_size(
+        self, indices: np.ndarray, max_tokens: Any = None, max_sentences: Any = None, required_batch_size_multiple: int = 1
+    ) -> Any:
+        """Batches as fairseq makes them, and all of them.
+
+        fairseq's main branch drops a last batch that is no multiple of dataset.required_batch_size_multiple, 8 if not set.
+        """
+        return super().batch_by_size(indices, max_tokens, max_sentences, required_batch_size_multiple=1)
+
+    def __getitem__(self, index: int) -> Dict[str, Any]:
+        """`{"id": index, "source": wave or None, "targets": (tasks,) long}`; source None for a broken file."""
+        sample = {**super().__getitem__(index), "id": int(index), "targets": torch.from_numpy(self.targets[index])}
+        wave = sample["source"]
+        if wave is None:
+            return sample
+        if self.augmentation is not None:
+            wave = self.augmentation(wave, self.epoch, int(index))
+        return {**sample, "source": F.layer_norm(wave, wave.shape) if self.normalize else wave}
+
+    def collater(self, samples: List[Dict[str, Any]]) -> Dict[str, Any]:
+        """Collate as fairseq does, with the next good file in place of a batch of which nothing is left."""
+        good = [sample for sample in samples if sample["source"] is not None]
+        if samples and not good:
+            good = [self._find_stand_in(samples[-1]["id"])]
+        batch = self.datasets[0].collater(good)
+        if good:
+            batch["targets"] = torch.stack([sample["targets"] for sample in good])
+        return batch
+
+    def _find_stand_in(self, index: int) -> Dict[str, Any]:
+        """The next good utterance; each dataset has warned of what is broken, and stops the run where it is too much."""
+        start = int(np.searchsorted(self.used, index))
+        for step in range(1, len(self.used)):
+            sample = self[self.used[(start + step) % len(self.used)]]
+            if sample["source"] is not None:
+                return sample
+        raise UserError(f"{', '.join(d.manifest_path for d in self.datasets)}: no usable file is left")
+
+
+def load_multitask_dataset(
+    split: str,
+    tasks: Sequence[TaskSettings],
+    folders: Sequence[Sequence[str]],
+    classes: Dict[str, List[str]],
+    *,
+    normalize: bool,
+    augmentation: Optional[Augmentation],
+    training: bool,
+    **options: Any,
+) -> MultitaskDataset:
+    """Read FOLDER/SPLIT.tsv of all folders and the label files of the tasks that have each folder.
+
+    Args:
+        folders: of each task.
+        classes: of each task, by name.
+        options: for `load_audio_dataset`.
+
+    Raises:
+        UserError: something is missing or broken, or no utterance has a label that the tasks know.
+    """
+    every = list(dict.fromkeys(folder for own in folders for folder in own))
+    datasets, targets = [], []
+    for folder in every:
+        dataset = load_audio_dataset(os.path.join(folder, f"{split}.tsv"), normalize=False, **options)
+        num_rows = len(dataset) + len(dataset.skipped_indices)
+        rows = [row for row in range(num_rows) if row not in dataset.skipped_indices]
+        numbers = np.full((len(rows), len(tasks)), NO_LABEL, dtype=np.int64)
+        for column, (task, own) in enumerate(zip(tasks, folders)):
+            if folder in own:
+                path = Path(folder, f"{split}.{task.label}")
+                numbers[:, column] = number_labels(path, num_rows, rows, classes[task.name])
+        datasets.append(dataset)
+        targets.append(numbers)
+    whole = MultitaskDataset(datasets, np.concatenate(targets), tasks, normalize, augmentation, training)
+    counts = {task.name: int((column != NO_LABEL).sum()) for task, column in zip(tasks, whole.targets.T)}
+    where = f"{split} of {', '.join(every)}"
+    if not len(whole.used):
+        raise UserError(f"{where}: no utterance has a label that its task knows, so there is nothing to do with it")
+    logger.info(
+        f"{where}: {len(whole.used)} of {len(whole)} utterances have labels: "
+        + ", ".join(f"{count} for {name}" for name, count in counts.items())
+    )
+    return whole

@@ -1,0 +1,207 @@
+"""The registered task `speech_multitask`: labelled audio for several tasks, in one manifest or several."""
+
+import logging
+import sys
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+from omegaconf import MISSING, OmegaConf
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import FairseqTask, register_task
+
+from ..checkpoints import read_checkpoint
+from ..compat import find_run, update_run_settings
+from ..criterions.speech_multitask import SpeechMultitaskCriterionConfig
+from ..distillation.groups import Group, format_groups, parse_groups
+from ..distillation.teacher import Targets, Teacher
+from ..errors import UserError
+from ..multitask.augmentation import Augmentation, NoiseManifest
+from ..multitask.dataset import load_multitask_dataset
+from ..multitask.distillation import check_teacher
+from ..multitask.labels import collect_classes
+from ..multitask.task_list import parse_tasks
+from ..paths import find_file, make_absolute
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SpeechMultitaskTaskConfig(FairseqDataclass):
+    """Labelled audio, what is done to it in training, and the list of tasks."""
+
+    data: str = field(
+        default=MISSING,
+        metadata={
+            "help": "folder with train.tsv and valid.tsv, and label files such as train.keyword beside them, for all tasks "
+            "that name no other"
+        },
+    )
+    tasks: Any = field(
+        default=MISSING,
+        metadata={
+            "help": "a list with a mapping for each task: name, kind (classification or verification), label (ending of its "
+            "label files, default the name), data (other folders), weight (of its loss), sampling (how often it is drawn), "
+            "balanced (classes equally often), layers (sum or last); classification: hidden, activation; verification: "
+            "pooling, embedding_dim, softmax (am or aam), scale, margin"
+        },
+    )
+    teacher: str = field(
+        default="", metadata={"help": "with criterion.distillation: checkpoint of the teacher, anything that loads"}
+    )
+    sample_rate: int = field(default=16_000, metadata={"help": "samples a second; files at another rate are not used"})
+    enable_padding: bool = field(
+        default=True, metadata={"help": "pad a batch to its longest wave; otherwise crop it to its shortest"}
+    )
+    max_sample_size: Optional[int] = field(
+        default=None, metadata={"help": "longer waves are cropped to this many samples, from a random place"}
+    )
+    min_sample_size: Optional[int] = field(
+        default=None, metadata={"help": "shorter waves are left out; at least the receptive field of the encoder"}
+    )
+    speeds: List[float] = field(
+        default_factory=list,
+        metadata={"help": "in training, play each wave at one of these speeds, such as [0.9,1.0,1.1]; empty = as it is"},
+    )
+    noise: str = field(default="", metadata={"help": "in training, add noise from the files of this manifest; empty = none"})
+    noise_snr: List[float] = field(
+        default_factory=lambda: [0.0, 15.0],
+        metadata={"help": "lowest and highest ratio of speech to noise in dB; drawn evenly between"},
+    )
+    noise_probability: float = field(default=1.0, metadata={"help": "share of the training waves that get noise"})
+    max_broken: float = field(
+        default=0.01,
+        metadata={"help": "fraction of a set's files that may be unreadable before the run stops; they are skipped"},
+    )
+
+
+@register_task("speech_multitask", dataclass=SpeechMultitaskTaskConfig)
+class SpeechMultitaskTask(FairseqTask):
+    """Batches of waves with classes for several tasks.
+
+    The classes, which are the labels of the training set, are kept in the checkpoint: it opens without the data.
+    """
+
+    cfg: SpeechMultitaskTaskConfig
+
+    def __init__(self, cfg: SpeechMultitaskTaskConfig):
+        super().__init__(cfg)
+        self.tasks = parse_tasks(cfg.tasks)
+        self.min_samples, self.normalize = 1, False
+        self._teacher: Optional[Teacher] = None
+        self._groups: List[Group] = []
+        self.train_split = find_run(cfg).get("dataset", {}).get("train_subset", "train")
+        self.state.add_factory("classes", self._collect_classes)
+
+    @classmethod
+    def setup_task(cls, cfg: SpeechMultitaskTaskConfig, **kwargs: Any) -> "SpeechMultitaskTask":
+        """Set the task up; the data is not touched."""
+        return cls(cfg)
+
+    def max_positions(self) -> Tuple[int, int]:
+        """Waves of any length."""
+        return sys.maxsize, sys.maxsize
+
+    @property
+    def source_dictionary(self) -> None:
+        """fairseq asks; there is none."""
+        return None
+
+    @property
+    def target_dictionary(self) -> None:
+        """fairseq asks; labels are whole lines, see `classes`."""
+        return None
+
+    @property
+    def classes(self) -> Dict[str, List[str]]:
+        """The labels of each task, sorted: from the checkpoint, or in a new run from the training set."""
+        return self.state.classes
+
+    def load_dataset(self, split: str, task_cfg: Any = None, **kwargs: Any) -> None:
+        """Load the manifests SPLIT.tsv and their labels; what is broken in them is reported, skipped and counted."""
+        cfg = task_cfg or self.cfg
+        training = split == self.train_split
+        min_samples = max(cfg.min_sample_size or 0, self.min_samples)
+        self.datasets[split] = load_multitask_dataset(
+            split,
+            self.tasks,
+            self._find_folders(),
+            self.classes,
+            normalize=self.normalize,
+            augmentation=self._build_augmentation(min_samples) if training else None,
+            training=training,
+            sample_rate=cfg.sample_rate,
+            max_sample_size=cfg.max_sample_size,
+            min_sample_size=min_samples,
+            pad=cfg.enable_padding,
+            max_broken=cfg.max_broken,
+        )
+
+    def build_model(self, model_cfg: Any, from_checkpoint: bool = False):
+        """Build the model, and fit the data to its encoder."""
+        teacher = None
+        if not from_checkpoint:
+            self._check_init(model_cfg)
+            criterion = OmegaConf.merge(SpeechMultitaskCriterionConfig(), _criterion_settings(model_cfg))
+            settings = {"learn_task_weights": str(criterion.weighting) == "uncertainty"}
+            if bool(criterion.distillation) != bool(self.cfg.teacher):
+                raise UserError(
+                    f"criterion.distillation={criterion.distillation:g} with task.teacher={self.cfg.teacher or 'nothing'}: "
+                    "give both or none"
+                )
+            if criterion.distillation:
+                teacher = read_checkpoint(find_file(self.cfg.teacher, "task.teacher"))
+                groups = parse_groups(criterion.groups, teacher.config.encoder_layers)
+                settings["prediction_groups"] = format_groups(groups)
+                settings["prediction_dim"] = teacher.config.encoder_embed_dim
+            update_run_settings(model_cfg, "model", settings)
+        model = super().build_model(model_cfg, from_checkpoint)
+        if teacher is not None:
+            check_teacher(teacher, model.cfg)
+        self.min_samples, self.normalize = model.cfg.shortest_wave, model.cfg.normalize
+        self._groups = model.prediction_groups
+        return model
+
+    def compute_targets(self, source: torch.Tensor, padding_mask: Optional[torch.Tensor] = None) -> Targets:
+        """`Teacher.compute_targets` for a batch of waves (batch, samples); loads the teacher the first time."""
+        if self._teacher is None:
+            self._teacher = Teacher([find_file(self.cfg.teacher, "task.teacher")], self._groups)
+        return self._teacher.compute_targets(source, padding_mask)
+
+    def _collect_classes(self) -> Dict[str, List[str]]:
+        found = {}
+        for task, folders in zip(self.tasks, self._find_folders()):
+            found[task.name] = collect_classes(task, folders, self.train_split)
+            count = len(found[task.name])
+            logger.info(f"task {task.name}: {task.kind} of {count} classes, the labels of {self.train_split}")
+        return found
+
+    def _find_folders(self) -> List[List[str]]:
+        """Absolute folders of each task's manifests."""
+        folders = [list(task.data) or [self.cfg.data] for task in self.tasks]
+        return [[make_absolute(folder) for folder in own] for own in folders]
+
+    def _build_augmentation(self, min_samples: int) -> Optional[Augmentation]:
+        cfg = self.cfg
+        if not cfg.speeds and not cfg.noise:
+            return None
+        noise = None
+        if cfg.noise:
+            noise = NoiseManifest(find_file(cfg.noise, "task.noise"), cfg.sample_rate, cfg.max_broken)
+        return Augmentation(list(cfg.speeds), noise, list(cfg.noise_snr), cfg.noise_probability, min_samples)
+
+    def _check_init(self, model_cfg: Any) -> None:
+        if not model_cfg.get("init"):
+            return
+        rate = read_checkpoint(find_file(model_cfg.init, "model.init")).sample_rate
+        if self.cfg.sample_rate != rate:
+            raise UserError(f"task.sample_rate={self.cfg.sample_rate}, but {model_cfg.init} was trained at {rate} Hz")
+
+
+def _criterion_settings(model_cfg: Any) -> Any:
+    """The criterion's section of the run that `model_cfg` belongs to, without its name."""
+    section = find_run(model_cfg).get("criterion")
+    if not OmegaConf.is_dict(section):
+        return {}
+    return {key: section[key] for key in section if key in SpeechMultitaskCriterionConfig.__dataclass_fields__}
