@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Keyword spotting and speaker verification on a real teacher and its students, at once and alone, frozen and fine-tuned: the shape
+# of the tables of 2210.16611 (its data and numbers are not known to us).
+#
+#   DATA=/folder/with/speech/and/teacher bash examples/multitask/run.sh [NAME...]
+#
+# NAME       ENCODER.MODE.TASKS: an encoder below; frozen or tuned; joint, keyword or speaker (default: all 24)
+# DATA       holds manifests.py, speech/ and teacher/hubert_small.pt (default: ../shared/data beside the checkout)
+# DISTILLED  a student of examples/real_speech (default: ./real_speech/wide.pt)
+# PRUNED     one of examples/dphubert (default: ./dphubert/params75.stage2.pt)
+# SKILL      one of examples/skill (default: ./dphubert/skill75.stage2.pt)
+# WORK       where everything goes (default: ./multitask)
+# UPDATES    length of each training (default: 300)
+#
+# Run it again and it goes on with the first run that is not done. It ends with the tables of docs/results.md.
+set -euo pipefail
+export HYDRA_FULL_ERROR=1
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+DATA=$(cd "${DATA:-$root/../shared/data}" && pwd)
+WORK=${WORK:-$PWD/multitask}
+UPDATES=${UPDATES:-300}
+declare -A encoders=(
+    [teacher]=$DATA/teacher/hubert_small.pt [distilled]=${DISTILLED:-$PWD/real_speech/wide.pt}
+    [pruned]=${PRUNED:-$PWD/dphubert/params75.stage2.pt} [skill]=${SKILL:-$PWD/dphubert/skill75.stage2.pt}
+)
+mkdir -p "$WORK/results"
+WORK=$(cd "$WORK" && pwd)
+
+. "$root/examples/real_speech/manifests.sh"
+
+keyword="{name: keyword, kind: classification, hidden: 256, activation: none, sampling: 1.0, balanced: true, \
+data: ['$WORK/manifests/wakeword', '$WORK/manifests/digits']}"
+speaker="{name: speaker, kind: verification, softmax: am, margin: 0.2, sampling: 1.0, data: ['$WORK/manifests/librispeech']}"
+declare -A tasks=([joint]="[$keyword, $speaker]" [keyword]="[$keyword]" [speaker]="[$speaker]")
+# frozen encoders run without gradient, and heads alone can be trained faster
+declare -A modes=(
+    [frozen]="model.freeze=all model.freeze_updates=0 optimization.lr=[0.003]"
+    [tuned]="model.freeze=none model.freeze_updates=$((UPDATES / 10)) optimization.lr=[0.0005]"
+)
+
+# train NAME: NAME.pt is there once it is done
+train() {
+    local name=$1 encoder mode which
+    IFS=. read -r encoder mode which <<<"$name"
+    [ ! -e "$WORK/$name.pt" ] || { echo "== $name: skipped, $WORK/$name.pt is there"; return; }
+    echo "== $name: $UPDATES updates"
+    # shellcheck disable=SC2086
+    fairseq-hydra-train --config-dir "$root/config/finetune" --config-name kws_sv +machine=cpu \
+        hydra.run.dir="$WORK/$name" checkpoint.save_dir="$WORK/$name" task.data="$WORK/manifests/wakeword" \
+        model.init="${encoders[$encoder]}" task.tasks="${tasks[$which]}" ${modes[$mode]} \
+        dataset.batch_size=16 task.max_sample_size=32000 optimization.max_update="$UPDATES" \
+        lr_scheduler.warmup_updates=$((UPDATES / 10)) common.log_interval=20 checkpoint.save_interval_updates="$UPDATES" \
+        dataset.validate_interval=1000 dataset.validate_interval_updates=1000 model.feature_grad_mult=1
+    cp "$WORK/$name/checkpoint_last.pt" "$WORK/$name.partial" && mv "$WORK/$name.partial" "$WORK/$name.pt"
+}
+
+# measure RESULT COMMAND...: keep what a command prints
+measure() {
+    local result=$WORK/results/$1
+    shift
+    [ -e "$result" ] || { "$@" >"$result.$$" && mv "$result.$$" "$result"; }
+}
+
+if [ $# -eq 0 ]; then
+    for encoder in teacher distilled pruned skill; do
+        for mode in frozen tuned; do
+            for which in joint keyword speaker; do set -- "$@" "$encoder.$mode.$which"; done
+        done
+    done
+fi
+for name in "$@"; do
+    IFS=. read -r encoder mode which <<<"$name"
+    if [ -z "${encoders[$encoder]:-}" ] || [ -z "${modes[$mode]:-}" ] || [ -z "${tasks[$which]:-}" ]; then
+        echo "$name is none of the runs that this file names at its top" >&2
+        exit 1
+    fi
+    train "$name"
+    measure "$encoder.info.json" fairseq-distill info "${encoders[$encoder]}" --json --measure
+    [ "$which" = speaker ] || for corpus in wakeword digits; do
+        measure "$name.$corpus.json" fairseq-distill evaluate "$WORK/$name.pt" --heads --data "$WORK/manifests/$corpus" --json
+    done
+    [ "$which" = keyword ] || measure "$name.librispeech.json" \
+        fairseq-distill evaluate "$WORK/$name.pt" --heads --data "$WORK/manifests/librispeech" --json
+done
+python3 "$here/print_table.py" "$WORK"
