@@ -5,7 +5,7 @@ Each repair says which versions need it, so that it can go when they do.
 
 import inspect
 from dataclasses import dataclass, fields
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ def repair_fairseq() -> None:
     repair_buckets()
     repair_cropping()
     repair_masks()
+    repair_batches()
 
 
 @dataclass
@@ -103,6 +104,24 @@ def draw_mask(
 def repair_masks() -> None:
     """Give fairseq's HuBERT, and so ours, `draw_mask`."""
     hubert.compute_mask_indices = draw_mask
+
+
+_stock_batch_by_size = data_utils.batch_by_size
+
+
+def batch_all(indices: Any, *args: Any, **kwargs: Any) -> List[Any]:
+    """fairseq's `batch_by_size`, whose arguments it takes, with every index in a batch."""
+    if not isinstance(indices, np.ndarray):
+        indices = np.fromiter(indices, dtype=np.int64, count=-1)
+    batches = list(_stock_batch_by_size(indices, *args, **kwargs))
+    rest = indices[sum(map(len, batches)) :]
+    return [*batches, rest] if len(rest) else batches
+
+
+def repair_batches() -> None:
+    """fairseq main and ve-fairseq 0.12.3: the last batch of an epoch, validation's too, is dropped without a word if its size
+    is no multiple of `dataset.required_batch_size_multiple` (8 if not set)."""
+    data_utils.batch_by_size = batch_all
 
 
 def find_run(part: Any) -> Any:

@@ -98,16 +98,6 @@ class DistillationAudioDataset(FileAudioDataset):
         self._count_broken(index, broken)  # out of the handler, so that its UserError shows no second traceback
         return {"id": index, "source": None}
 
-    def batch_by_size(self, indices: np.ndarray, *args, **kwargs) -> list:
-        """Batches as fairseq makes them, and all of them.
-
-        fairseq's main branch drops the last batch of an epoch, also of validation, if its size is no multiple of
-        `dataset.required_batch_size_multiple` (8 if not set).
-        """
-        batches = list(super().batch_by_size(indices, *args, **kwargs))
-        rest = indices[sum(map(len, batches)) :]
-        return [*batches, rest] if len(rest) else batches
-
     def collater(self, samples: list) -> dict:
         """Collate as fairseq does, but put the next good file into a batch of which nothing is left.
 

@@ -85,15 +85,6 @@ class MultitaskDataset(ConcatDataset):
             indices = np.random.choice(len(self), size=len(self.used), p=self.probabilities)
         return indices[np.argsort(-self._sizes[indices], kind="stable")]
 
-    def batch_by_size(
-        self, indices: np.ndarray, max_tokens: Any = None, max_sentences: Any = None, required_batch_size_multiple: int = 1
-    ) -> Any:
-        """Batches as fairseq makes them, and all of them.
-
-        fairseq's main branch drops a last batch that is no multiple of dataset.required_batch_size_multiple, 8 if not set.
-        """
-        return super().batch_by_size(indices, max_tokens, max_sentences, required_batch_size_multiple=1)
-
     def __getitem__(self, index: int) -> Dict[str, Any]:
         """`{"id": index, "source": wave or None, "targets": (tasks,) long}`; source None for a broken file."""
         sample = {**super().__getitem__(index), "id": int(index), "targets": torch.from_numpy(self.targets[index])}
