@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import load_encoder
+from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 from .groups import Group
 from .views import Capture, View, look
@@ -76,29 +77,32 @@ class Teacher:
                 frames get the target of the run that saw them, the others that of the run that did not see the masked ones
                 (masking distillation of ARMHuBERT, 2305.11685, its code).
         """
-        seen = self._look(source, padding_mask)
-        values = seen.means
-        if mask_indices is not None:
-            unseen = self._look(source, padding_mask, mask_indices)
-            frames = mask_indices.unsqueeze(-1)
-            values = [torch.where(frames, whole, masked) for whole, masked in zip(seen.means, unseen.means)]
-        if not self.checked:
-            self._check_finite(values)
-        return Targets(values, seen.padding_mask, seen.pairs, seen.maps)
-
-    def _look(self, source: Tensor, padding_mask: Optional[Tensor], mask_indices: Optional[Tensor] = None) -> View:
-        """What the teachers say: the mean, or one after the other."""
-        dtype = self.dtype or source.dtype
         total: Optional[View] = None
+        combine = _append if self.separate else _add
         for encoder in self.encoders:
             if not self.checked:  # the first batch says where and in what precision the run computes
-                encoder.to(device=source.device, dtype=dtype)
+                encoder.to(device=source.device, dtype=self.dtype or source.dtype)
             with torch.inference_mode():
-                view = look(encoder, source.to(dtype), padding_mask, self.groups, self.capture, mask_indices)
+                view = self._look(encoder, source, padding_mask, mask_indices)
             # added outside inference mode: autograd refuses to save inference tensors
-            combine = _append if self.separate else _add
             total = _clone(view) if total is None else combine(total, view)
-        return total if self.separate or len(self.encoders) == 1 else _divide(total, len(self.encoders))
+        if not self.separate and len(self.encoders) > 1:
+            total = _divide(total, len(self.encoders))
+        if not self.checked:
+            self._check_finite(total.means)
+        return Targets(total.means, total.padding_mask, total.pairs, total.maps)
+
+    def _look(
+        self, encoder: SpeechEncoder, source: Tensor, padding_mask: Optional[Tensor], mask_indices: Optional[Tensor]
+    ) -> View:
+        """What one teacher says; with `mask_indices` after two passes through its layers."""
+        features = encoder.compute_features(source.to(self.dtype or source.dtype), padding_mask)
+        seen = look(encoder, features, self.groups, self.capture)
+        if mask_indices is None:
+            return seen
+        unseen = look(encoder, features, self.groups, mask_indices=mask_indices)
+        frames = mask_indices.unsqueeze(-1)
+        return seen._replace(means=[torch.where(frames, whole, masked) for whole, masked in zip(seen.means, unseen.means)])
 
     def _check_finite(self, targets: Sequence[Tensor]) -> None:
         """Once, on the first batch: half precision overflows in some large pre-norm models."""

@@ -1,11 +1,11 @@
 """HuBERT's own objective on units of the teacher: predict the unit of each masked frame (DiceHuBERT, 2507.02911)."""
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..encoder.model import SpeechEncoder
+from ..encoder.model import Features, SpeechEncoder
 
 
 class UnitTargets(NamedTuple):
@@ -36,9 +36,7 @@ class UnitScores(NamedTuple):
     count: Tensor
 
 
-def predict_units(
-    encoder: SpeechEncoder, source: Tensor, padding_mask: Optional[Tensor], targets: UnitTargets
-) -> UnitScores:
+def predict_units(encoder: SpeechEncoder, features: Features, targets: UnitTargets) -> UnitScores:
     """Cross-entropy of HuBERT's masked prediction (2106.07447, eq. 3): of the units of masked frames, the others left out.
 
     The probability of a unit is the softmax, over all units, of the cosine similarity of the projected output and the unit's
@@ -46,10 +44,9 @@ def predict_units(
 
     Args:
         encoder: built with a dictionary of units.
-        source: (batch, samples) waves.
-        padding_mask: (batch, samples) bool, True = padding, or None.
+        features: of a batch of waves, as the encoder computed them.
     """
-    output = encoder.encode(source, padding_mask, {encoder.depth}, mask_indices=targets.mask_indices)
+    output = encoder.encode_features(features, {encoder.depth}, mask_indices=targets.mask_indices)
     chosen = targets.mask_indices & (targets.units != targets.pad)
     if output.padding_mask is not None:
         chosen &= ~output.padding_mask

@@ -4,7 +4,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from torch import Tensor
 
-from ..encoder.model import SpeechEncoder
+from ..encoder.model import Features, SpeechEncoder
 from ..errors import UserError
 from .groups import FEATURES, Group, average_groups, find_deepest, layers_to_run
 
@@ -39,8 +39,7 @@ class View(NamedTuple):
 
 def look(
     encoder: SpeechEncoder,
-    source: Tensor,
-    padding_mask: Optional[Tensor],
+    features: Features,
     groups: Sequence[Group],
     capture: Capture = Capture(),
     mask_indices: Optional[Tensor] = None,
@@ -48,8 +47,7 @@ def look(
     """Run an encoder as far as the groups need it.
 
     Args:
-        source: (batch, samples) waves.
-        padding_mask: (batch, samples) bool, True = padding, or None.
+        features: of a batch of waves, as the encoder computed them.
         groups: groups of this encoder's layers.
         mask_indices: (batch, frames) bool, frames to mask before the first layer, or None.
     """
@@ -57,7 +55,7 @@ def look(
     deepest = find_deepest(groups) if capture.pairs or capture.maps else []
     if capture.pairs:
         layers |= {layer - 1 for layer in deepest}
-    output = encoder.encode(source, padding_mask, layers, deepest if capture.maps else None, mask_indices)
+    output = encoder.encode_features(features, layers, deepest if capture.maps else None, mask_indices)
     pairs = [(output.hidden[layer - 1], output.hidden[layer]) for layer in deepest] if capture.pairs else []
     maps = [output.maps[layer] for layer in deepest] if capture.maps else []
     return View(average_groups(output, groups), pairs, maps, output.padding_mask)

@@ -25,6 +25,18 @@ _INHERITED_SETTINGS = (
 ).split()
 
 
+class Features(NamedTuple):
+    """What the convolutions make of a batch of waves.
+
+    Attributes:
+        values: (batch, frames, width), the projected features before masking and the positional convolution, 0 in padding.
+        padding_mask: (batch, frames) bool, True = padding; None if the waves were given without one.
+    """
+
+    values: Tensor
+    padding_mask: Optional[Tensor]
+
+
 class EncoderOutput(NamedTuple):
     """What an encoder says about a batch of waves.
 
@@ -170,26 +182,40 @@ class SpeechEncoder(HubertModel):
         Raises:
             ValueError: a layer that does not exist or has no attention map; mask_indices of another shape.
         """
+        return self.encode_features(self.compute_features(source, padding_mask), layers, maps, mask_indices)
+
+    def compute_features(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> Features:
+        """The first half of `encode`, which several passes of `encode_features` can share; gates are drawn here."""
         self.set_gates()
         if self.normalize_input:
             source = normalize_wave(source, padding_mask)
-        features = self.layer_norm(self.forward_features(source).transpose(1, 2))
+        values = self.layer_norm(self.forward_features(source).transpose(1, 2))
         if padding_mask is not None:
-            padding_mask = self.forward_padding_mask(features, padding_mask)
+            padding_mask = self.forward_padding_mask(values, padding_mask)
         if self.post_extract_proj is not None:
-            features = self.post_extract_proj(features)
-        features = self.dropout_input(features)
+            values = self.post_extract_proj(values)
+        values = self.dropout_input(values)
         if padding_mask is not None:
-            features = features.masked_fill(padding_mask.unsqueeze(-1), 0)
+            values = values.masked_fill(padding_mask.unsqueeze(-1), 0)
+        return Features(values, padding_mask)
 
+    def encode_features(
+        self,
+        features: Features,
+        layers: Optional[Collection[int]] = None,
+        maps: Optional[Collection[int]] = None,
+        mask_indices: Optional[Tensor] = None,
+    ) -> EncoderOutput:
+        """The second half of `encode`, see there."""
         numbers = range(self.depth + 1)
         keep, shown = frozenset(numbers if layers is None else layers), frozenset(maps or ())
         self._check_numbers(keep, shown)
-        x = features if mask_indices is None else self.mask_frames(features, mask_indices)
+        values, padding_mask = features
+        x = values if mask_indices is None else self.mask_frames(values, mask_indices)
         hidden, found, padding_mask = self.encoder.run(x, padding_mask, keep, shown)
         x = self.encoder.finish(hidden[self.depth]) if self.depth in hidden else None
         maps_by_layer = tuple(found.get(n) for n in numbers) if shown else ()
-        return EncoderOutput(x, tuple(hidden.get(n) for n in numbers), features, padding_mask, maps_by_layer)
+        return EncoderOutput(x, tuple(hidden.get(n) for n in numbers), values, padding_mask, maps_by_layer)
 
     def _check_numbers(self, keep: AbstractSet[int], maps: AbstractSet[int]) -> None:
         numbers = frozenset(range(self.depth + 1))

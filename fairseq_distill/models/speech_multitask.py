@@ -180,20 +180,19 @@ class SpeechMultitask(BaseFairseqModel):
             padding_mask: (batch, samples) bool, True = padding, or None.
             predict: also predict the teacher's layers, from the encoder without adapters.
         """
-        output = self.encode(source, padding_mask) if predict or self.adapters is None else None
-        predictions = self.prediction_head(output) if predict else None
-        if self.adapters is not None:
-            with attach(self.encoder, self.adapters):
-                output = self.encode(source, padding_mask)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+            features = self.encoder.compute_features(source, padding_mask)
+            plain = output = None
+            if predict or self.adapters is None:
+                plain = output = self.encoder.encode_features(features, self._layers)
+            if self.adapters is not None:
+                with attach(self.encoder, self.adapters):
+                    output = self.encoder.encode_features(features, self._layers)
+        predictions = self.prediction_head(plain) if predict else None
         embeddings = {name: head.embed(output) for name, head in self.heads.items()}
         scores = {name: head.score(embeddings[name]) for name, head in self.heads.items()}
         log_variance = None if self.uncertainty is None else self.uncertainty.log_variance
         return MultitaskOutput(embeddings, scores, output, log_variance, predictions)
-
-    def encode(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> EncoderOutput:
-        """The hidden states that heads need, without gradient where the encoder is frozen; arguments as in `forward`."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            return self.encoder.encode(source, padding_mask, self._layers)
 
     def train(self, mode: bool = True) -> "SpeechMultitask":
         """Training mode, but for what is frozen."""

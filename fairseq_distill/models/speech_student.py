@@ -206,19 +206,20 @@ class SpeechStudent(SpeechEncoder):
             source, padding_mask: as in `forward`.
             capture: needs `prediction_layers`.
             mask_indices: (batch, frames) bool, frames to mask, or None.
-            units: of masked prediction, which takes a second pass, or None.
+            units: of masked prediction, which takes a second pass through the layers, or None.
         """
+        features = self.compute_features(source, padding_mask)
         pairs, maps = [], []
         if self.prediction_layers:
-            hidden, pairs, maps, mask = look(self, source, padding_mask, self.prediction_layers, capture, mask_indices)
+            hidden, pairs, maps, mask = look(self, features, self.prediction_layers, capture, mask_indices)
         else:
-            output = self.encode(source, padding_mask, {self.depth}, mask_indices=mask_indices)
+            output = self.encode_features(features, {self.depth}, mask_indices=mask_indices)
             hidden, mask = [output.x] * len(self.prediction_groups), output.padding_mask
         mask = upsample_mask(mask, self.cfg.time_reduction)
         values = self.prediction_head(hidden)
         if mask is not None:  # features that nothing else is predicted beside have a few frames more
             values = [value[:, : mask.size(1)] for value in values]
-        scores = None if units is None else predict_units(self, source, padding_mask, units)
+        scores = None if units is None else predict_units(self, features, units)
         return StudentPredictions(values, mask, hidden, pairs, maps, scores)
 
     def get_extra_losses(self, net_output: Any):

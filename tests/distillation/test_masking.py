@@ -7,6 +7,7 @@ import torch
 from fairseq_distill import load_encoder
 from fairseq_distill.distillation.masking import sample_mask
 from fairseq_distill.distillation.teacher import Teacher
+from fairseq_distill.distillation.unit_prediction import UnitTargets
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 
 from ..encoder.builders import SMALL, build_dictionary, make_waves
@@ -97,3 +98,24 @@ def test_masked_prediction_of_short_waves_has_those_masks_too():
         np.random.seed(seed)
         out = student(torch.randn(2, 800), torch.zeros(2, 800, dtype=torch.bool), target_list=[units])
         assert 0 < len(out["logit_m_list"][0]) < 2 * frames
+
+
+def count_calls(encoder, monkeypatch):
+    """A list that grows with every pass through the encoder's convolutions."""
+    calls, stock = [], encoder.forward_features
+    monkeypatch.setattr(encoder, "forward_features", lambda source: calls.append(1) or stock(source))
+    return calls
+
+
+def test_two_passes_through_the_layers_share_the_convolutions(tmp_path, monkeypatch):
+    teacher = Teacher([save_teacher(tmp_path / "teacher.pt")], [[1], [3]])
+    settings = {**SMALL, "prediction_groups": "[[3]]", "prediction_layers": "[[3]]", "prediction_dim": 48}
+    student = SpeechStudent(SpeechStudentConfig(**settings), dictionaries=[build_dictionary()])
+    waves, _ = make_waves()
+    mask = sample_mask(student, waves)
+    calls = count_calls(teacher.encoders[0], monkeypatch)
+    teacher.compute_targets(waves, mask_indices=mask)
+    assert len(calls) == 1
+    calls = count_calls(student, monkeypatch)
+    scores = student.predict(waves, units=UnitTargets(torch.full(mask.shape, 5), mask, 1)).unit_scores
+    assert len(calls) == 1 and scores.count == mask.sum()

@@ -46,7 +46,7 @@ def test_loss_and_accuracy_are_stock_fairseqs(monkeypatch, settings, padded):
     )
     with torch.no_grad():
         loss, count, logs = criterion(stock, sample)
-        scores = predict_units(ours, waves, padding_mask, UnitTargets(units, mask, PAD))
+        scores = predict_units(ours, ours.compute_features(waves, padding_mask), UnitTargets(units, mask, PAD))
     assert int(scores.count) == count > 20
     assert float(scores.loss) == pytest.approx(float(loss) / count, rel=1e-5)
     assert int(scores.correct) == logs["correct_m_0"] > 0
@@ -57,10 +57,10 @@ def test_frames_without_a_unit_do_not_count():
     waves, _ = make_waves()
     units, mask = draw(ours, waves)
     with torch.no_grad():
-        whole = predict_units(ours, waves[:1], None, UnitTargets(units[:1], mask[:1], PAD))
+        whole = predict_units(ours, ours.compute_features(waves[:1]), UnitTargets(units[:1], mask[:1], PAD))
         units[1:] = PAD
-        together = predict_units(ours, waves, None, UnitTargets(units, mask, PAD))
-        none = predict_units(ours, waves, None, UnitTargets(torch.full_like(units, PAD), mask, PAD))
+        together = predict_units(ours, ours.compute_features(waves), UnitTargets(units, mask, PAD))
+        none = predict_units(ours, ours.compute_features(waves), UnitTargets(torch.full_like(units, PAD), mask, PAD))
     assert int(together.count) == int(whole.count) == int(mask[:1].sum())
     torch.testing.assert_close(together.loss, whole.loss)
     assert float(none.loss) == 0 and int(none.count) == 0
@@ -70,6 +70,6 @@ def test_gradients_reach_the_mask_embedding_and_the_units():
     _, ours = build_both()
     waves, _ = make_waves()
     units, mask = draw(ours, waves)
-    predict_units(ours, waves, None, UnitTargets(units, mask, PAD)).loss.backward()
+    predict_units(ours, ours.compute_features(waves), UnitTargets(units, mask, PAD)).loss.backward()
     for parameter in (ours.mask_emb, ours.label_embs_concat, ours.final_proj.weight, ours.encoder.layers[-1].fc2.weight):
         assert parameter.grad.abs().max() > 0
