@@ -130,6 +130,14 @@ def find_run(part: Any) -> Any:
     return {} if root is None else root
 
 
+def read_run_settings(part: Any, section: str, defaults: Any) -> Any:
+    """Another section of the run that `part` belongs to, over `defaults`, a dataclass; what that has no field for is left out."""
+    given = find_run(part).get(section)
+    if not OmegaConf.is_dict(given):
+        given = {}
+    return OmegaConf.merge(defaults, {key: given[key] for key in given if key in defaults.__dataclass_fields__})
+
+
 def update_run_settings(part: Any, section: str, values: Dict[str, Any]) -> None:
     """Write resolved settings into the run's own config, so that its checkpoints hold what was used.
 

@@ -9,6 +9,8 @@ from typing import Any, Dict, List
 from ..errors import UserError
 from ..evaluation import ctc
 from ..evaluation.evaluate import LABELS, SPLITS, evaluate
+from ..evaluation.multitask import evaluate_heads
+from ..models.speech_multitask import load_multitask
 
 HELP = "measure features by a linear probe (keywords, speakers) and verification, a fine-tuned model's heads, or its word errors"
 
@@ -103,9 +105,9 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the result on stdout."""
     check_options(args)
     if args.heads:
-        from ..evaluation.multitask import evaluate_heads  # where it is needed: it brings fairseq's models along
-
-        result = evaluate_heads(args.checkpoint, args.data, args.split or "test", args.trials)
+        model = load_multitask(args.checkpoint)
+        found = evaluate_heads(model, args.data, args.split or "test", args.trials)
+        result = {"checkpoint": str(args.checkpoint), **found}
         print(json.dumps(result) if args.json else format_heads(result))
         return 0
     if args.ctc:

@@ -3,29 +3,42 @@
 import logging
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..data.manifest import Manifest, read_manifest
 from ..errors import UserError
-from ..models.speech_multitask import MultitaskOutput, SpeechMultitask, load_multitask
 from ..multitask.task_list import TaskSettings
 from .classification import measure_classes
 from .labels import read_labels
-from .trials import check_speakers, pair_all, read_trials
+from .trials import Trials, check_speakers, pair_all, read_trials
 from .verification import measure_scores, score_trials
 from .waves import describe_unreadable, process_waves
 
 logger = logging.getLogger(__name__)
 
+Arrays = Dict[str, np.ndarray]  # by task
 
-def evaluate_heads(path: Path, data: Path, split: str = "test", trials: Optional[Path] = None) -> Dict[str, Any]:
+
+class Heard(NamedTuple):
+    """What a task's head said of the utterances that have a label for it."""
+
+    task: TaskSettings
+    classes: List[str]
+    rows: List[int]  # of the manifest
+    labels: List[str]
+    scores: np.ndarray  # (utterances, classes)
+    embeddings: np.ndarray  # (utterances, embedding)
+
+
+def evaluate_heads(model: nn.Module, data: Path, split: str = "test", trials: Optional[Path] = None) -> Dict[str, Any]:
     """Measure each head that SPLIT.<label> is there for; utterances go through the model one by one, whole.
 
     Args:
-        path: a checkpoint of speech_multitask.
+        model: a SpeechMultitask, as `load_multitask` gives it.
         data: folder of SPLIT.tsv and its label files.
         trials: list of pairs for verification, also looked for in `data`; None = all pairs.
 
@@ -37,15 +50,15 @@ def evaluate_heads(path: Path, data: Path, split: str = "test", trials: Optional
         UserError: something cannot be read, or no task has labels there.
     """
     started = time.time()
-    model, manifest = load_multitask(path), read_manifest(data / f"{split}.tsv")
-    labels = _read_all_labels(model, manifest, data, split)
-    trials = _find_trials(model, trials, data)
+    manifest = read_manifest(data / f"{split}.tsv")
+    labels = _read_all_labels(model.tasks, manifest, data, split)
+    trials = _find_trials(model.tasks, trials, data)
     rows = sorted({row for own in labels.values() for row, label in enumerate(own) if label})
 
     @torch.inference_mode()
-    def hear(wave: torch.Tensor) -> MultitaskOutput:
-        output = model(wave.unsqueeze(0))
-        return output._replace(encoder=None)  # hidden states of a whole manifest would not fit into memory
+    def hear(wave: torch.Tensor) -> Tuple[Arrays, Arrays]:
+        output = model(wave.unsqueeze(0))  # its hidden states are not kept: a whole manifest's would not fit into memory
+        return _as_arrays(output.scores), _as_arrays(output.embeddings)
 
     outputs, unreadable = process_waves(manifest, rows, model.cfg.shortest_wave, hear, "heads on")
     if unreadable:
@@ -53,11 +66,17 @@ def evaluate_heads(path: Path, data: Path, split: str = "test", trials: Optional
     tasks: Dict[str, Any] = {}
     for task in (task for task in model.tasks if task.name in labels):
         used = [row for row in outputs if labels[task.name][row]]
-        measure = _measure_keywords if task.kind == "classification" else _measure_speakers
-        found = measure(model, task, manifest, outputs, used, labels[task.name], trials)
+        if not used:
+            raise UserError(f"task {task.name}: no utterance of {data / split}.tsv that could be read has a label for it")
+        scores, embeddings = (np.stack([outputs[row][i][task.name] for row in used]) for i in (0, 1))
+        own = [labels[task.name][row] for row in used]
+        heard = Heard(task, model.classes[task.name], used, own, scores, embeddings)
+        if task.kind == "classification":
+            found = _measure_keywords(heard)
+        else:
+            found = _measure_speakers(heard, *_choose_pairs(heard, manifest, trials, labels[task.name]))
         tasks[task.name] = {"kind": task.kind, "utterances": len(used), **found}
     return {
-        "checkpoint": str(path),
         "data": str(data),
         "split": split,
         "skipped": {"unreadable": len(unreadable), "unlabelled": len(manifest.paths) - len(rows)},
@@ -66,9 +85,14 @@ def evaluate_heads(path: Path, data: Path, split: str = "test", trials: Optional
     }
 
 
-def _read_all_labels(model: SpeechMultitask, manifest: Manifest, data: Path, split: str) -> Dict[str, List[str]]:
+def _as_arrays(tensors: Dict[str, torch.Tensor]) -> Arrays:
+    """By task, what a batch of one utterance gave."""
+    return {name: tensor.squeeze(0).float().numpy() for name, tensor in tensors.items()}
+
+
+def _read_all_labels(tasks: Sequence[TaskSettings], manifest: Manifest, data: Path, split: str) -> Dict[str, List[str]]:
     """Labels of each task that has a file there, "" where a line is empty."""
-    files = {task.name: data / f"{split}.{task.label}" for task in model.tasks}
+    files = {task.name: data / f"{split}.{task.label}" for task in tasks}
     labels = {name: read_labels(file, len(manifest.paths)) for name, file in files.items() if file.is_file()}
     if not labels:
         raise UserError(
@@ -80,54 +104,46 @@ def _read_all_labels(model: SpeechMultitask, manifest: Manifest, data: Path, spl
     return labels
 
 
-def _find_trials(model: SpeechMultitask, trials: Optional[Path], data: Path) -> Optional[Path]:
+def _find_trials(tasks: Sequence[TaskSettings], trials: Optional[Path], data: Path) -> Optional[Path]:
     """The list, where it is there or below `data`."""
     if trials is None:
         return None
-    if not any(task.kind == "verification" for task in model.tasks):
+    if not any(task.kind == "verification" for task in tasks):
         raise UserError(f"--trials {trials}: none of this model's tasks is a verification")
     return trials if trials.is_file() or not (data / trials).is_file() else data / trials
 
 
-def _measure_keywords(
-    model: SpeechMultitask,
-    task: TaskSettings,
-    manifest: Manifest,
-    outputs: Dict[int, MultitaskOutput],
-    rows: List[int],
-    labels: List[str],
-    trials: Optional[Path],
-) -> Dict[str, Any]:
-    classes = model.classes[task.name]
-    unknown = sorted({labels[row] for row in rows} - set(classes))
+def _measure_keywords(heard: Heard) -> Dict[str, Any]:
+    unknown = sorted(set(heard.labels) - set(heard.classes))
     if unknown:
-        logger.warning(f"task {task.name}: {', '.join(unknown)} was not in training, and is always wrong")
-    predicted = [classes[int(outputs[row].scores[task.name].argmax())] for row in rows]
-    return {"classes": len(classes), **measure_classes(predicted, [labels[row] for row in rows])}
+        logger.warning(f"task {heard.task.name}: {', '.join(unknown)} was not in training, and is always wrong")
+    predicted = [heard.classes[best] for best in heard.scores.argmax(1)]
+    return {"classes": len(heard.classes), **measure_classes(predicted, heard.labels)}
 
 
-def _measure_speakers(
-    model: SpeechMultitask,
-    task: TaskSettings,
-    manifest: Manifest,
-    outputs: Dict[int, MultitaskOutput],
-    rows: List[int],
-    labels: List[str],
-    trials: Optional[Path],
-) -> Dict[str, Any]:
-    embeddings = np.concatenate([outputs[row].embeddings[task.name].float().numpy() for row in rows])
-    speakers = np.asarray([labels[row] for row in rows])
+def _choose_pairs(
+    heard: Heard, manifest: Manifest, trials: Optional[Path], labels: Sequence[str]
+) -> Tuple[Trials, Optional[int]]:
+    """Pairs of heard utterances, and how many of the list had to be left out; None without a list.
+
+    Args:
+        labels: of every row of the manifest.
+    """
     if trials is None:
-        pairs, total = pair_all(speakers), None
-    else:
-        whole = read_trials(trials, manifest)
-        check_speakers(trials, whole, labels)
-        pairs, total = whole.keep(rows), len(whole.same)
+        return pair_all(np.asarray(heard.labels)), None
+    listed = read_trials(trials, manifest)
+    check_speakers(trials, listed, labels)
+    pairs = listed.keep(heard.rows)
+    return pairs, len(listed.same) - len(pairs.same)
+
+
+def _measure_speakers(heard: Heard, pairs: Trials, skipped: Optional[int]) -> Dict[str, Any]:
     same, different = pairs.count()
     if not same or not different:
         raise UserError(
-            f"task {task.name}: {same} pairs of the same speaker and {different} of different ones; an error rate needs both"
+            f"task {heard.task.name}: {same} pairs of the same speaker and {different} of different ones; an error rate "
+            "needs both"
         )
-    found = measure_scores(score_trials(embeddings, pairs), pairs.same, speakers[pairs.enrol], speakers[pairs.test])
-    skipped = None if total is None else total - len(pairs.same)
+    speakers = np.asarray(heard.labels)
+    found = measure_scores(score_trials(heard.embeddings, pairs), pairs.same, speakers[pairs.enrol], speakers[pairs.test])
     return {"same_pairs": same, "different_pairs": different, "trials_skipped": skipped, **found}

@@ -2,19 +2,19 @@
 
 import logging
 import os
-import sys
 from dataclasses import dataclass, field
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence
 
 import torch
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 
+from ..audio_task import AudioTask
 from ..checkpoints import EncoderCheckpoint, read_checkpoint
-from ..compat import find_run, update_run_settings
+from ..compat import find_run, read_run_settings, update_run_settings
 from ..criterions.speech_distillation import SpeechDistillationCriterionConfig
 from ..data.audio_dataset import load_audio_dataset
 from ..data.unit_labels import UnitLabels, read_dictionary
@@ -95,7 +95,7 @@ class SpeechDistillationConfig(FairseqDataclass):
 
 
 @register_task("speech_distillation", dataclass=SpeechDistillationConfig)
-class SpeechDistillationTask(FairseqTask):
+class SpeechDistillationTask(AudioTask):
     """Batches of waves, and targets for them from the teacher.
 
     Loading a student (for inference or fine-tuning) sets this task up without touching the teacher's file.
@@ -111,25 +111,6 @@ class SpeechDistillationTask(FairseqTask):
         self._frame_layers: List[ConvLayer] = []
         if cfg.label_dir:  # kept in the student's file, so that it opens without the folder
             self.state.add_factory("dictionaries", lambda: [read_dictionary(make_absolute(cfg.label_dir))])
-
-    @classmethod
-    def setup_task(cls, cfg: SpeechDistillationConfig, **kwargs: Any) -> "SpeechDistillationTask":
-        """Set the task up; neither data nor teacher is touched."""
-        return cls(cfg)
-
-    def max_positions(self) -> Tuple[int, int]:
-        """Waves of any length."""
-        return sys.maxsize, sys.maxsize
-
-    @property
-    def source_dictionary(self) -> None:
-        """Fine-tuning models ask; there is none."""
-        return None
-
-    @property
-    def target_dictionary(self) -> None:
-        """There are no labels."""
-        return None
 
     @property
     def label_dictionary(self) -> Dictionary:
@@ -180,9 +161,9 @@ class SpeechDistillationTask(FairseqTask):
         self.min_samples = model.cfg.shortest_wave
         self._frame_layers = model.cfg.frame_layers
         if not from_checkpoint:
-            criterion = _criterion_settings(model_cfg)
-            predicts_units = bool(criterion.get("masked_prediction"))
-            model.freeze_unreached(bool(criterion.get("masking")) or predicts_units, whole=predicts_units)
+            criterion = read_run_settings(model_cfg, "criterion", SpeechDistillationCriterionConfig())
+            predicts_units = bool(criterion.masked_prediction)
+            model.freeze_unreached(bool(criterion.masking) or predicts_units, whole=predicts_units)
             self._check_strides(model.cfg.conv_layers)
         return model
 
@@ -217,7 +198,7 @@ class SpeechDistillationTask(FairseqTask):
         if len(teachers) > 1 and model_cfg.get("init") == self.cfg.teacher:
             logger.info(f"the student starts from the first teacher, {teachers[0].path} (model.init names another)")
             update_run_settings(model_cfg, "model", {"init": teachers[0].path})
-        criterion = OmegaConf.merge(SpeechDistillationCriterionConfig(), _criterion_settings(model_cfg))
+        criterion = read_run_settings(model_cfg, "criterion", SpeechDistillationCriterionConfig())
         depth = min(t.config.encoder_layers for t in teachers)
         groups = parse_groups(self._choose_groups(model_cfg, criterion), depth)
         student_groups: Sequence[Group] = []
@@ -307,11 +288,3 @@ class SpeechDistillationTask(FairseqTask):
                     f"the student makes a frame every {student} samples, {teacher.path} every {stride}: give "
                     "model.conv_feature_layers strides with the same product"
                 )
-
-
-def _criterion_settings(model_cfg: Any) -> Any:
-    """The criterion's section of the run that `model_cfg` belongs to, without its name."""
-    section = find_run(model_cfg).get("criterion")
-    if not OmegaConf.is_dict(section):
-        return {}
-    return {key: section[key] for key in section if key in SpeechDistillationCriterionConfig.__dataclass_fields__}

@@ -1,18 +1,18 @@
 """The registered task `speech_multitask`: labelled audio for several tasks, in one manifest or several."""
 
 import logging
-import sys
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 import torch
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from fairseq.dataclass import FairseqDataclass
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 
+from ..audio_task import AudioTask
 from ..checkpoints import read_checkpoint
-from ..compat import find_run, update_run_settings
+from ..compat import find_run, read_run_settings, update_run_settings
 from ..criterions.speech_multitask import SpeechMultitaskCriterionConfig
 from ..distillation.groups import Group, format_groups, parse_groups
 from ..distillation.teacher import Targets, Teacher
@@ -77,7 +77,7 @@ class SpeechMultitaskTaskConfig(FairseqDataclass):
 
 
 @register_task("speech_multitask", dataclass=SpeechMultitaskTaskConfig)
-class SpeechMultitaskTask(FairseqTask):
+class SpeechMultitaskTask(AudioTask):
     """Batches of waves with classes for several tasks.
 
     The classes, which are the labels of the training set, are kept in the checkpoint: it opens without the data.
@@ -93,25 +93,6 @@ class SpeechMultitaskTask(FairseqTask):
         self._groups: List[Group] = []
         self.train_split = find_run(cfg).get("dataset", {}).get("train_subset", "train")
         self.state.add_factory("classes", self._collect_classes)
-
-    @classmethod
-    def setup_task(cls, cfg: SpeechMultitaskTaskConfig, **kwargs: Any) -> "SpeechMultitaskTask":
-        """Set the task up; the data is not touched."""
-        return cls(cfg)
-
-    def max_positions(self) -> Tuple[int, int]:
-        """Waves of any length."""
-        return sys.maxsize, sys.maxsize
-
-    @property
-    def source_dictionary(self) -> None:
-        """fairseq asks; there is none."""
-        return None
-
-    @property
-    def target_dictionary(self) -> None:
-        """fairseq asks; labels are whole lines, see `classes`."""
-        return None
 
     @property
     def classes(self) -> Dict[str, List[str]]:
@@ -143,7 +124,7 @@ class SpeechMultitaskTask(FairseqTask):
         teacher = None
         if not from_checkpoint:
             self._check_init(model_cfg)
-            criterion = OmegaConf.merge(SpeechMultitaskCriterionConfig(), _criterion_settings(model_cfg))
+            criterion = read_run_settings(model_cfg, "criterion", SpeechMultitaskCriterionConfig())
             settings = {"learn_task_weights": str(criterion.weighting) == "uncertainty"}
             if bool(criterion.distillation) != bool(self.cfg.teacher):
                 raise UserError(
@@ -197,11 +178,3 @@ class SpeechMultitaskTask(FairseqTask):
         rate = read_checkpoint(find_file(model_cfg.init, "model.init")).sample_rate
         if self.cfg.sample_rate != rate:
             raise UserError(f"task.sample_rate={self.cfg.sample_rate}, but {model_cfg.init} was trained at {rate} Hz")
-
-
-def _criterion_settings(model_cfg: Any) -> Any:
-    """The criterion's section of the run that `model_cfg` belongs to, without its name."""
-    section = find_run(model_cfg).get("criterion")
-    if not OmegaConf.is_dict(section):
-        return {}
-    return {key: section[key] for key in section if key in SpeechMultitaskCriterionConfig.__dataclass_fields__}
