@@ -1,8 +1,8 @@
 """VoxCeleb1 (Nagrani et al., 2017, 1706.08612): 153,516 utterances of 1,251 speakers, from interviews on video.
 
-    wav/idXXXXX/VIDEO/NNNNN.wav   16 kHz mono; the two downloads, dev and test speakers, unpack into the same folder, or
+    wav/SPEAKER/VIDEO/FILE.wav   16 kHz mono; the two downloads, dev and test speakers, unpack into the same folder, or
     dev/wav/..., test/wav/...     into these two
-    iden_split.txt                identification: `1 idXXXXX/VIDEO/NNNNN.wav` a line; 1 train, 2 valid, 3 test
+    iden_split.txt                identification: `1 SPEAKER/VIDEO/FILE.wav` a line; 1 train, 2 valid, 3 test
     veri_test.txt                 verification: `1 FILE FILE` a line, files as above (37,720 trials); 1 for the same
     veri_test2.txt                speaker, 0 for different ones; the second list is the first one corrected (37,611)
 
@@ -75,7 +75,7 @@ def _find_files(source: Path, left_out: LeftOut) -> Dict[str, Utterance]:
             else:
                 files[name] = Utterance(path, {"speaker": speaker.name})
     if not files:
-        raise UserError(f"{source} has no wav/idXXXXX/VIDEO/NNNNN.wav: give the folder that holds the unpacked wav/")
+        raise UserError(f"{source} has no wav/SPEAKER/VIDEO/FILE.wav: give the folder that holds the unpacked wav/")
     return files
 
 

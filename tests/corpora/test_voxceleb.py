@@ -136,4 +136,4 @@ def test_what_cannot_be_followed_is_refused(rows, words, sentence, corpus, tmp_p
 def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
     write_audio(tmp_path / "other" / "a.wav")
     assert run(tmp_path / "other", tmp_path / "out") == 1
-    assert "has no wav/idXXXXX/VIDEO/NNNNN.wav" in capsys.readouterr().err
+    assert "has no wav/SPEAKER/VIDEO/FILE.wav" in capsys.readouterr().err
