@@ -69,7 +69,7 @@ class SpeechMultitaskCriterion(FairseqCriterion):
         """Returns (loss times utterances, number of utterances, logging outputs as tensors)."""
         source, targets = sample["net_input"]["source"], sample["targets"]
         padding_mask = sample["net_input"].get("padding_mask")
-        output = model(source, padding_mask=padding_mask, predict=bool(self.distillation))
+        output = model(source, padding_mask, labelled=targets != NO_LABEL, predict=bool(self.distillation))
         utterances = source.size(0)
         logging_output = {"sample_size": utterances, "nsentences": utterances, "ntokens": source.numel()}
         loss = torch.zeros((), device=source.device)

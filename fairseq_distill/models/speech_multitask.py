@@ -172,12 +172,19 @@ class SpeechMultitask(BaseFairseqModel):
         """Whether the whole encoder stays as it is in this update."""
         return self.freeze == "all" or self.num_updates < self.freeze_updates
 
-    def forward(self, source: Tensor, padding_mask: Optional[Tensor] = None, predict: bool = False) -> MultitaskOutput:
+    def forward(
+        self,
+        source: Tensor,
+        padding_mask: Optional[Tensor] = None,
+        labelled: Optional[Tensor] = None,
+        predict: bool = False,
+    ) -> MultitaskOutput:
         """Embeddings and scores of every task.
 
         Args:
             source: (batch, samples) waves, normalised where `cfg.normalize` asks for it.
             padding_mask: (batch, samples) bool, True = padding, or None.
+            labelled: (batch, tasks) bool, which utterances count in a head's batch statistics; None = all.
             predict: also predict the teacher's layers, from the encoder without adapters.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
@@ -189,7 +196,8 @@ class SpeechMultitask(BaseFairseqModel):
                 with attach(self.encoder, self.adapters):
                     output = self.encoder.encode_features(features, self._layers)
         predictions = self.prediction_head(plain) if predict else None
-        embeddings = {name: head.embed(output) for name, head in self.heads.items()}
+        rows = [None] * len(self.tasks) if labelled is None else labelled.unbind(1)
+        embeddings = {name: head.embed(output, own) for (name, head), own in zip(self.heads.items(), rows)}
         scores = {name: head.score(embeddings[name]) for name, head in self.heads.items()}
         log_variance = None if self.uncertainty is None else self.uncertainty.log_variance
         return MultitaskOutput(embeddings, scores, output, log_variance, predictions)

@@ -35,6 +35,7 @@ class MultitaskDataset(ConcatDataset):
         normalize: zero mean and unit variance for each wave, after augmentation.
         augmentation: of the waves, in training.
         training: whether utterances are drawn and shuffled.
+        group_by_length: in training, make batches of waves of like length.
     """
 
     def __init__(
@@ -45,9 +46,11 @@ class MultitaskDataset(ConcatDataset):
         normalize: bool = False,
         augmentation: Optional[Augmentation] = None,
         training: bool = True,
+        group_by_length: bool = False,
     ):
         super().__init__(datasets)
         self.targets, self.normalize, self.augmentation, self.training = targets, normalize, augmentation, training
+        self.group_by_length = group_by_length
         self.epoch = 1
         self.used = np.flatnonzero((targets != NO_LABEL).any(axis=1))
         self.probabilities = compute_probabilities(targets, tasks) if training else None
@@ -77,13 +80,13 @@ class MultitaskDataset(ConcatDataset):
         self.epoch = epoch
 
     def ordered_indices(self) -> np.ndarray:
-        """The epoch's utterances, long ones first; fairseq seeds NumPy by the epoch before."""
+        """The epoch's utterances, drawn or shuffled; fairseq seeds NumPy by the epoch before."""
         if not self.training:
             return self.used
         indices = np.random.permutation(self.used)
         if self.probabilities is not None:
             indices = np.random.choice(len(self), size=len(self.used), p=self.probabilities)
-        return indices[np.argsort(-self._sizes[indices], kind="stable")]
+        return indices[np.argsort(-self._sizes[indices], kind="stable")] if self.group_by_length else indices
 
     def __getitem__(self, index: int) -> Dict[str, Any]:
         """`{"id": index, "source": wave or None, "targets": (tasks,) long}`; source None for a broken file."""
@@ -124,6 +127,7 @@ def load_multitask_dataset(
     normalize: bool,
     augmentation: Optional[Augmentation],
     training: bool,
+    group_by_length: bool = False,
     **options: Any,
 ) -> MultitaskDataset:
     """Read FOLDER/SPLIT.tsv of all folders and the label files of the tasks that have each folder.
@@ -149,7 +153,7 @@ def load_multitask_dataset(
                 numbers[:, column] = number_labels(path, num_rows, rows, classes[task.name])
         datasets.append(dataset)
         targets.append(numbers)
-    whole = MultitaskDataset(datasets, np.concatenate(targets), tasks, normalize, augmentation, training)
+    whole = MultitaskDataset(datasets, np.concatenate(targets), tasks, normalize, augmentation, training, group_by_length)
     counts = {task.name: int((column != NO_LABEL).sum()) for task, column in zip(tasks, whole.targets.T)}
     where = f"{split} of {', '.join(every)}"
     if not len(whole.used):

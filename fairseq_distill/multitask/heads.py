@@ -1,7 +1,7 @@
 """A task's head: which layers it listens to, pooling over frames, an embedding, scores of the classes."""
 
 import math
-from typing import Sequence
+from typing import Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..encoder.model import EncoderOutput
 from ..pruning.hard_concrete import Float32Module
-from .pooling import POOLINGS, pool_mean
+from .pooling import POOLINGS, PooledNorm, pool_mean
 from .task_list import ClassificationSettings, TaskSettings, VerificationSettings
 
 NO_LABEL = -1  # in targets: the utterance has no label for this task
@@ -53,8 +53,8 @@ class Head(nn.Module):
         """What the head takes from the encoder, (batch, frames, width)."""
         return output.x if self.layer_sum is None else self.layer_sum(output.hidden)
 
-    def embed(self, output: EncoderOutput) -> Tensor:
-        """One vector an utterance, (batch, embedding)."""
+    def embed(self, output: EncoderOutput, labelled: Optional[Tensor] = None) -> Tensor:
+        """One vector an utterance, (batch, embedding); labelled (batch,) are those that count in batch statistics."""
         raise NotImplementedError
 
     def score(self, embedding: Tensor) -> Tensor:
@@ -72,15 +72,19 @@ class ClassificationHead(Head):
     def __init__(self, settings: ClassificationSettings, width: int, depth: int, classes: int):
         super().__init__(settings, width, depth)
         self.hidden = nn.Linear(width, settings.hidden) if settings.hidden else None
+        self.norm = PooledNorm(settings.hidden or width) if settings.batch_norm else None
         self.output = nn.Linear(settings.hidden or width, classes)
 
-    def embed(self, output: EncoderOutput) -> Tensor:
+    def embed(self, output: EncoderOutput, labelled: Optional[Tensor] = None) -> Tensor:
         x = self.listen(output)
         if self.hidden is not None:
             x = self.hidden(x)
             if self.settings.activation == "relu":
                 x = F.relu(x)
-        return pool_mean(x, output.padding_mask).to(self.output.weight.dtype)
+        pooled = pool_mean(x, output.padding_mask)
+        if self.norm is not None:
+            pooled = self.norm(pooled, labelled)
+        return pooled.to(self.output.weight.dtype)
 
     def score(self, embedding: Tensor) -> Tensor:
         return self.output(embedding).float()
@@ -92,12 +96,15 @@ class VerificationHead(Head):
     def __init__(self, settings: VerificationSettings, width: int, depth: int, classes: int):
         super().__init__(settings, width, depth)
         self.pooling = POOLINGS[settings.pooling](width)
+        self.norm = PooledNorm(self.pooling.out_dim) if settings.batch_norm else None
         self.embedding = nn.Linear(self.pooling.out_dim, settings.embedding_dim)
         self.classes = nn.Parameter(torch.empty(classes, settings.embedding_dim))
         nn.init.xavier_normal_(self.classes)
 
-    def embed(self, output: EncoderOutput) -> Tensor:
+    def embed(self, output: EncoderOutput, labelled: Optional[Tensor] = None) -> Tensor:
         pooled = self.pooling(self.listen(output), output.padding_mask)
+        if self.norm is not None:
+            pooled = self.norm(pooled, labelled)
         return self.embedding(pooled.to(self.embedding.weight.dtype))
 
     def score(self, embedding: Tensor) -> Tensor:

@@ -5,7 +5,10 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from ..pruning.hard_concrete import Float32Module
+
 _MIN_VARIANCE = 1e-6  # keeps the gradient of the root finite where all frames are equal
+_NORM_EPS, _NORM_MOMENTUM = 1e-5, 0.1  # of torch's BatchNorm1d
 _ATTENTION_WIDTH = 128  # as in ECAPA-TDNN (2005.07143)
 
 
@@ -69,6 +72,48 @@ class AttentiveStatisticsPooling(nn.Module):
             # not minus infinity: a wave without any frame would make NaN
             score = score.masked_fill(padding_mask.unsqueeze(-1), torch.finfo(torch.float32).min)
         return pool_statistics(x, score.softmax(dim=1))
+
+
+class PooledNorm(Float32Module):
+    """Batch normalisation of pooled vectors, in float32, over the utterances that have a label.
+
+    x-vectors and ECAPA-TDNN (2005.07143) have one there: what all utterances share would else outweigh, in a cosine, what
+    tells them apart.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def forward(self, x: Tensor, labelled: Optional[Tensor] = None) -> Tensor:
+        """In training with the statistics of the batch, if two utterances have a label, else with the running ones.
+
+        Args:
+            x: (batch, width).
+            labelled: (batch,) bool, the utterances that count in the statistics; None = all.
+
+        Returns:
+            (batch, width) float32.
+        """
+        x = x.float()
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            counts = torch.ones_like(x[:, :1]) if labelled is None else labelled.unsqueeze(1).float()
+            total = counts.sum()
+            batch_mean = (counts * x).sum(0) / total.clamp(min=1)
+            batch_var = (counts * (x - batch_mean).pow(2)).sum(0) / total.clamp(min=1)
+            mean, var = torch.where(total > 1, batch_mean, mean), torch.where(total > 1, batch_var, var)
+            self._keep(batch_mean.detach(), batch_var.detach(), total)
+        return (x - mean) * (var + _NORM_EPS).rsqrt() * self.weight + self.bias
+
+    def _keep(self, mean: Tensor, var: Tensor, total: Tensor) -> None:
+        """Move the running statistics towards the batch's, as torch's BatchNorm1d does."""
+        rate = _NORM_MOMENTUM * (total > 1).float()
+        unbiased = var * total / (total - 1).clamp(min=1)
+        self.running_mean.add_(rate * (mean - self.running_mean))
+        self.running_var.add_(rate * (unbiased - self.running_var))
 
 
 POOLINGS = {"statistics": StatisticsPooling, "attentive": AttentiveStatisticsPooling}

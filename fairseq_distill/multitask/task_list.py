@@ -24,6 +24,7 @@ class TaskSettings:
         sampling: how often it is drawn, against the other tasks; None = as often as there are labels.
         balanced: draw its classes equally often.
         layers: "sum" = a learned sum of all hidden states, 0 to the last; "last" = the encoder's final output.
+        batch_norm: normalise the pooled vector over the batch, before the embedding or the classes.
     """
 
     name: str
@@ -34,6 +35,7 @@ class TaskSettings:
     sampling: Optional[float] = None
     balanced: bool = False
     layers: str = "sum"
+    batch_norm: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class VerificationSettings(TaskSettings):
         scale, margin: of that softmax.
     """
 
+    batch_norm: bool = True
     pooling: str = "statistics"
     embedding_dim: int = 192
     softmax: str = "am"

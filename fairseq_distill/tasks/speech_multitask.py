@@ -43,8 +43,8 @@ class SpeechMultitaskTaskConfig(FairseqDataclass):
         metadata={
             "help": "a list with a mapping for each task: name, kind (classification or verification), label (ending of its "
             "label files, default the name), data (other folders), weight (of its loss), sampling (how often it is drawn), "
-            "balanced (classes equally often), layers (sum or last); classification: hidden, activation; verification: "
-            "pooling, embedding_dim, softmax (am or aam), scale, margin"
+            "balanced (classes equally often), layers (sum or last), batch_norm (of pooled vectors); classification: hidden, "
+            "activation; verification: pooling, embedding_dim, softmax (am or aam), scale, margin"
         },
     )
     teacher: str = field(
@@ -59,6 +59,13 @@ class SpeechMultitaskTaskConfig(FairseqDataclass):
     )
     min_sample_size: Optional[int] = field(
         default=None, metadata={"help": "shorter waves are left out; at least the receptive field of the encoder"}
+    )
+    group_by_length: bool = field(
+        default=False,
+        metadata={
+            "help": "in training, make batches of waves of like length: less padding, but tasks whose waves differ in length "
+            "then seldom meet in a batch"
+        },
     )
     speeds: List[float] = field(
         default_factory=list,
@@ -112,6 +119,7 @@ class SpeechMultitaskTask(AudioTask):
             normalize=self.normalize,
             augmentation=self._build_augmentation(min_samples) if training else None,
             training=training,
+            group_by_length=cfg.group_by_length,
             sample_rate=cfg.sample_rate,
             max_sample_size=cfg.max_sample_size,
             min_sample_size=min_samples,

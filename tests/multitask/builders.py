@@ -9,7 +9,7 @@ from ..encoder.builders import SMALL, randomize
 
 CLASSES = {"keyword": ["no", "yes", "maybe"], "speaker": ["ann", "bob", "cid", "dan"]}
 TASKS = [
-    {"name": "keyword", "kind": "classification"},
+    {"name": "keyword", "kind": "classification", "batch_norm": True},
     {"name": "speaker", "kind": "verification", "embedding_dim": 12},
 ]
 

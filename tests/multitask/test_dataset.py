@@ -112,6 +112,20 @@ def test_no_utterance_is_lost_between_batches(one):
     assert sorted(index for batch in batches for index in batch) == [0, 1, 3]
 
 
+def test_tasks_meet_in_a_batch_unless_it_is_grouped_by_length(tmp_path):
+    short = write_manifest(tmp_path / "short", [800] * 32)
+    write_labels(short, "train", keyword=["yes", "no"] * 16)
+    long = write_manifest(tmp_path / "long", [1600] * 32)
+    write_labels(long, "train", speaker=["ann", "bob"] * 16)
+    mixed, grouped = (load([[short], [long]], group_by_length=choice) for choice in (False, True))
+    for data, expected in ((mixed, {1, 2}), (grouped, {1})):
+        np.random.seed(1)
+        batches = data.batch_by_size(data.ordered_indices(), max_sentences=16)
+        assert sorted(index for batch in batches for index in batch) == list(range(64))
+        lengths = [len({int(data.sizes[index]) for index in batch}) for batch in batches]
+        assert set(lengths) <= expected and max(expected) in lengths
+
+
 def test_crops_and_normalisation(one):
     data = load([[one], [one]], max_sample_size=800, normalize=True)
     assert data.num_tokens(0) == data.size(0) == 800 and data.sizes.tolist() == [800] * 4

@@ -54,6 +54,24 @@ def test_classification_without_a_hidden_layer_is_linear_in_the_mean():
     torch.testing.assert_close(head.score(head.embed(out))[0], head.output(first))
 
 
+@pytest.mark.parametrize("kind", ["classification", "verification"])
+def test_batch_norm_acts_on_the_pooled_vector(kind):
+    head, out = build(kind, batch_norm=True)
+    pooled = torch.nn.functional.batch_norm(pool(head, out), None, None, training=True)
+    layer = head.output if kind == "classification" else head.embedding
+    embedding = head.embed(out)
+    torch.testing.assert_close(embedding if kind == "verification" else head.output(embedding), layer(pooled))
+
+
+def pool(head, out):
+    """What a head's pooling gives, frame by frame."""
+    frames = [(sum(out.hidden) / 3)[row, :length] for row, length in enumerate([5, 5, 2])]
+    means = torch.stack([own.mean(0) for own in frames])
+    if head.settings.kind == "classification":
+        return means
+    return torch.cat([means, torch.stack([own.var(0, unbiased=False).sqrt() for own in frames])], dim=1)
+
+
 @pytest.mark.parametrize("pooling", ["statistics", "attentive"])
 def test_scores_of_verification_are_scaled_cosines(pooling):
     head, out = build("verification", pooling=pooling, embedding_dim=7, scale=20)

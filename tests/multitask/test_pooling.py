@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fairseq_distill.multitask.pooling import AttentiveStatisticsPooling, StatisticsPooling, pool_mean
+from fairseq_distill.multitask.pooling import AttentiveStatisticsPooling, PooledNorm, StatisticsPooling, pool_mean
 
 LENGTHS = [7, 4, 1]
 
@@ -56,3 +56,37 @@ def test_equal_frames_and_no_frames_have_finite_gradients(pooling):
     mask = torch.tensor([[False] * 4, [True] * 4])
     pooling(x, mask).sum().backward()
     assert x.grad.isfinite().all()
+
+
+def test_norm_is_torchs_over_the_labelled_utterances():
+    torch.manual_seed(1)
+    ours, stock = PooledNorm(5), torch.nn.BatchNorm1d(5)
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            getattr(ours, name).copy_(getattr(stock, name).normal_())
+    labelled = torch.tensor([True, False, True, True])
+    for _ in range(3):
+        x = torch.randn(4, 5) * 3 + 7
+        torch.testing.assert_close(ours(x, labelled)[labelled], stock(x[labelled]))
+    x = torch.randn(4, 5)
+    torch.testing.assert_close(ours(x), stock(x))
+    ours.eval(), stock.eval()
+    torch.testing.assert_close(ours(x), stock(x))
+
+
+def test_norm_of_a_single_labelled_utterance_is_that_of_evaluation():
+    torch.manual_seed(1)
+    norm = PooledNorm(5)
+    norm(torch.randn(8, 5) * 2 + 1)
+    mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    x = torch.randn(3, 5)
+    for labelled in (torch.tensor([False, True, False]), torch.zeros(3, dtype=torch.bool)):
+        torch.testing.assert_close(norm(x, labelled), (x - mean) / (var + 1e-5).sqrt())
+    torch.testing.assert_close(norm(x[:1]), (x[:1] - mean) / (var + 1e-5).sqrt())
+    assert torch.equal(norm.running_mean, mean) and torch.equal(norm.running_var, var)
+
+
+def test_norm_stays_in_single_precision():
+    norm = PooledNorm(5).half()
+    out = norm(torch.randn(4, 5).half())
+    assert out.dtype == norm.weight.dtype == norm.running_var.dtype == torch.float32

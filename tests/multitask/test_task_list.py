@@ -24,7 +24,8 @@ def test_plain_lists_omegaconf_and_text_are_the_same():
 def test_defaults_are_those_of_the_documentation():
     speaker = parse_tasks([{"name": "s", "kind": "verification"}])[0]
     assert (speaker.softmax, speaker.scale, speaker.margin, speaker.embedding_dim) == ("am", 30.0, 0.2, 192)
-    assert speaker.sampling is None and not speaker.balanced and speaker.layers == "sum"
+    assert speaker.sampling is None and not speaker.balanced and speaker.layers == "sum" and speaker.batch_norm
+    assert not parse_tasks([KEYWORD])[0].batch_norm
 
 
 @pytest.mark.parametrize(
