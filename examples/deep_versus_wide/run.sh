@@ -13,18 +13,12 @@
 #
 # Run it again and it goes on with the first run that is not done. It ends with the tables and the picture of docs/results.md.
 set -euo pipefail
-export HYDRA_FULL_ERROR=1
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-root=$(cd "$here/../.." && pwd)
-DATA=$(cd "${DATA:-$root/../shared/data}" && pwd)
 WORK=${WORK:-$PWD/deep_versus_wide}
 UPDATES=${UPDATES:-200}
 SECOND=${SECOND:-}
-mkdir -p "$WORK/results"
-WORK=$(cd "$WORK" && pwd)
-teacher=$DATA/teacher/hubert_small.pt
 
-. "$root/examples/real_speech/manifests.sh"
+. "$here/../common.sh"
 . "$here/objectives.sh"
 
 # layers x width -> FFN units, heads: all have 2.58 to 2.62 M parameters, the teacher's 10.46 M / 4
@@ -39,39 +33,21 @@ shape() {
         model.encoder_attention_heads="${heads[$1]}"
 }
 
-# train NAME RECIPE OVERRIDES...: equal data, updates and rates for all; NAME.pt is there once it is done
+# train NAME RECIPE OVERRIDES...: equal data, updates and rates for all
 train() {
     local name=$1 recipe=$2
     shift 2
-    [ ! -e "$WORK/$name.pt" ] || { echo "== $name: skipped, $WORK/$name.pt is there"; return; }
-    echo "== $name: $UPDATES updates"
-    fairseq-hydra-train --config-dir "$root/config/distill" --config-name "$recipe" +machine=cpu \
-        hydra.run.dir="$WORK/$name" checkpoint.save_dir="$WORK/$name" task.data="$WORK/manifests/all" \
-        dataset.max_tokens=320000 task.max_sample_size=160000 "optimization.lr=[0.001]" "optimization.update_freq=[1]" \
+    train_once "$name" distill "$recipe" task.data="$WORK/manifests/all" dataset.max_tokens=320000 task.max_sample_size=160000 "optimization.lr=[0.001]" "optimization.update_freq=[1]" \
         optimization.max_update="$UPDATES" lr_scheduler.warmup_updates=$((UPDATES / 10)) optimization.clip_norm=5.0 \
         model.dropout=0 model.attention_dropout=0 model.activation_dropout=0 model.dropout_input=0 model.feature_grad_mult=1 \
-        common.log_interval=20 checkpoint.save_interval_updates="$UPDATES" \
-        dataset.validate_interval=1000 dataset.validate_interval_updates=1000 "$@"
-    cp "$WORK/$name/checkpoint_last.pt" "$WORK/$name.partial" && mv "$WORK/$name.partial" "$WORK/$name.pt"
-}
-
-# measure RESULT COMMAND...: keep what a command prints
-measure() {
-    local result=$WORK/results/$1
-    shift
-    [ -e "$result" ] || { "$@" >"$result.$$" && mv "$result.$$" "$result"; }
+        common.log_interval=20 checkpoint.save_interval_updates="$UPDATES" "$@"
 }
 
 # measure_all NAME CHECKPOINT CORPORA: size and time; probes for the corpora's keywords; speakers
 measure_all() {
     measure "$1.info.json" fairseq-distill info "$2" --json --measure
-    for corpus in $3; do
-        measure "$1.$corpus.json" fairseq-distill evaluate "$2" --data "$WORK/manifests/$corpus" --json --cache "$WORK/features"
-    done
-    for corpus in librispeech digits; do
-        measure "$1.$corpus.speaker.json" fairseq-distill evaluate "$2" --data "$WORK/manifests/$corpus" --label speaker --json \
-            --cache "$WORK/features"
-    done
+    for corpus in $3; do measure_probe "$1.$corpus.json" "$2" "$corpus"; done
+    for corpus in librispeech digits; do measure_probe "$1.$corpus.speaker.json" "$2" "$corpus" --label speaker; done
 }
 measure_layers() {
     measure "$1.layers.json" python3 "$root/examples/skill/measure_layers.py" "$WORK/$1.pt" "$teacher" \

@@ -1,30 +1,17 @@
 # Sourced by run.sh here and in examples/skill, which set WORK: both stages of joint distillation and pruning, and what they reach.
-export HYDRA_FULL_ERROR=1
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-DATA=$(cd "${DATA:-$root/../shared/data}" && pwd)
 STAGE1=${STAGE1:-400}
 STAGE2=${STAGE2:-200}
-mkdir -p "$WORK/results"
-WORK=$(cd "$WORK" && pwd)
-teacher=$DATA/teacher/hubert_small.pt
+. "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
-. "$root/examples/real_speech/manifests.sh"
-
-# train NAME RECIPE UPDATES OVERRIDES...: a stage; NAME.pt is there once it is done
+# train NAME RECIPE UPDATES OVERRIDES...: a stage
 train() {
     local name=$1 recipe=$2 updates=$3
     shift 3
-    [ ! -e "$WORK/$name.pt" ] || { echo "== $name: skipped, $WORK/$name.pt is there"; return; }
-    echo "== $name: $updates updates"
-    fairseq-hydra-train --config-dir "$root/config/distill" --config-name "$recipe" +machine=cpu \
-        hydra.run.dir="$WORK/$name" checkpoint.save_dir="$WORK/$name" task.data="$WORK/manifests/all" task.teacher="$teacher" \
+    train_once "$name" distill "$recipe" task.data="$WORK/manifests/all" task.teacher="$teacher" \
         dataset.max_tokens=320000 task.update_seconds=20 task.max_sample_size=160000 task.min_sample_size=null \
         optimization.max_update="$updates" common.log_interval=20 checkpoint.save_interval_updates=100 \
-        dataset.validate_interval=1000 dataset.validate_interval_updates=1000 \
         model.dropout=0 model.attention_dropout=0 model.dropout_input=0 "$@"
-    keep "$WORK/$name/checkpoint_last.pt" "$WORK/$name.pt"
 }
-keep() { cp "$1" "$2.partial" && mv "$2.partial" "$2"; }
 
 # The paper has 50,000 updates to reach its target slowly; for a hundredth of them gates need higher rates that do not fall to 0,
 # a target that rises for longer, and a second multiplier that starts where there it would get.
@@ -37,12 +24,6 @@ for group in gates multipliers; do
 done
 schedule+=(optimizer.groups.gates.lr_float=0.1 optimizer.groups.multipliers.lr_float=0.03)
 
-# measure RESULT COMMAND...: keep what a command prints
-measure() {
-    local result=$WORK/results/$1
-    shift
-    [ -e "$result" ] || { "$@" >"$result.partial" && mv "$result.partial" "$result"; }
-}
 # whole waves one by one, so that all checkpoints are compared on the same samples
 validate() {
     fairseq-validate "$WORK/manifests/all" --path "$1" --task speech_distillation --user-dir "$root/fairseq_distill" \
@@ -61,12 +42,8 @@ compress() {
         measure "$name.$stage.valid.txt" validate "$WORK/$name.$stage.pt"
     done
     measure "$name.info.json" fairseq-distill info "$WORK/$name.stage2.pt" --json
-    for corpus in wakeword digits; do
-        measure "$name.$corpus.json" fairseq-distill evaluate "$WORK/$name.stage2.pt" --data "$WORK/manifests/$corpus" --json \
-            --cache "$WORK/features"
-    done
-    measure "$name.speakers.json" fairseq-distill evaluate "$WORK/$name.stage2.pt" --data "$WORK/manifests/librispeech" \
-        --label speaker --json --cache "$WORK/features"
+    for corpus in wakeword digits; do measure_probe "$name.$corpus.json" "$WORK/$name.stage2.pt" "$corpus"; done
+    measure_probe "$name.speakers.json" "$WORK/$name.stage2.pt" librispeech --label speaker
 }
 
 measure teacher.info.json fairseq-distill info "$teacher" --json

@@ -14,20 +14,16 @@
 #
 # Run it again and it goes on with the first run that is not done. It ends with the tables of docs/results.md.
 set -euo pipefail
-export HYDRA_FULL_ERROR=1
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-root=$(cd "$here/../.." && pwd)
-DATA=$(cd "${DATA:-$root/../shared/data}" && pwd)
 WORK=${WORK:-$PWD/multitask}
 UPDATES=${UPDATES:-300}
+
+. "$here/../common.sh"
+
 declare -A encoders=(
-    [teacher]=$DATA/teacher/hubert_small.pt [distilled]=${DISTILLED:-$PWD/real_speech/wide.pt}
+    [teacher]=$teacher [distilled]=${DISTILLED:-$PWD/real_speech/wide.pt}
     [pruned]=${PRUNED:-$PWD/dphubert/params75.stage2.pt} [skill]=${SKILL:-$PWD/dphubert/skill75.stage2.pt}
 )
-mkdir -p "$WORK/results"
-WORK=$(cd "$WORK" && pwd)
-
-. "$root/examples/real_speech/manifests.sh"
 
 keyword="{name: keyword, kind: classification, hidden: 256, activation: none, sampling: 1.0, balanced: true, \
 data: ['$WORK/manifests/wakeword', '$WORK/manifests/digits']}"
@@ -39,27 +35,15 @@ declare -A modes=(
     [tuned]="model.freeze=none model.freeze_updates=$((UPDATES / 10)) optimization.lr=[0.0005]"
 )
 
-# train NAME: NAME.pt is there once it is done
 train() {
     local name=$1 encoder mode which
     IFS=. read -r encoder mode which <<<"$name"
-    [ ! -e "$WORK/$name.pt" ] || { echo "== $name: skipped, $WORK/$name.pt is there"; return; }
-    echo "== $name: $UPDATES updates"
     # shellcheck disable=SC2086
-    fairseq-hydra-train --config-dir "$root/config/finetune" --config-name kws_sv +machine=cpu \
-        hydra.run.dir="$WORK/$name" checkpoint.save_dir="$WORK/$name" task.data="$WORK/manifests/wakeword" \
+    train_once "$name" finetune kws_sv task.data="$WORK/manifests/wakeword" \
         model.init="${encoders[$encoder]}" task.tasks="${tasks[$which]}" ${modes[$mode]} \
         dataset.batch_size=16 task.max_sample_size=32000 optimization.max_update="$UPDATES" \
         lr_scheduler.warmup_updates=$((UPDATES / 10)) common.log_interval=20 checkpoint.save_interval_updates="$UPDATES" \
-        dataset.validate_interval=1000 dataset.validate_interval_updates=1000 model.feature_grad_mult=1
-    cp "$WORK/$name/checkpoint_last.pt" "$WORK/$name.partial" && mv "$WORK/$name.partial" "$WORK/$name.pt"
-}
-
-# measure RESULT COMMAND...: keep what a command prints
-measure() {
-    local result=$WORK/results/$1
-    shift
-    [ -e "$result" ] || { "$@" >"$result.$$" && mv "$result.$$" "$result"; }
+        model.feature_grad_mult=1
 }
 
 if [ $# -eq 0 ]; then

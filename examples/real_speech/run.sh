@@ -9,63 +9,43 @@
 #
 # Run it again and it goes on where it was. It ends with the table of docs/results.md.
 set -euo pipefail
-export HYDRA_FULL_ERROR=1
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-root=$(cd "$here/../.." && pwd)
-DATA=$(cd "${DATA:-$root/../shared/data}" && pwd)
 WORK=${WORK:-$PWD/real_speech}
 UPDATES=${UPDATES:-500}
-mkdir -p "$WORK"
-WORK=$(cd "$WORK" && pwd)
-teacher=$DATA/teacher/hubert_small.pt
 
-. "$root/examples/real_speech/manifests.sh"
+. "$here/../common.sh"
 
 # distil NAME RECIPE OVERRIDES...: what both trainings share, and what differs
 distil() {
     local name=$1 recipe=$2
     shift 2
-    [ ! -e "$WORK/$name.pt" ] || { echo "== $name: skipped, $WORK/$name.pt is there"; return; }
     common=(
-        fairseq-hydra-train --config-dir "$root/config/distill" --config-name "$recipe" +machine=cpu
-        hydra.run.dir="$WORK/$name" checkpoint.save_dir="$WORK/$name" task.data="$WORK/manifests/all" task.teacher="$teacher"
+        "$name" distill "$recipe" task.data="$WORK/manifests/all" task.teacher="$teacher"
         dataset.batch_size=null dataset.max_tokens=320000 task.max_sample_size=160000
         "optimization.lr=[0.001]" lr_scheduler.warmup_updates=50 lr_scheduler.total_num_update="$UPDATES"
         model.dropout=0 model.attention_dropout=0 model.activation_dropout=0 model.feature_grad_mult=1
-        common.log_interval=50 dataset.validate_interval=1000 dataset.validate_interval_updates=1000 checkpoint.save_interval_updates=100
+        common.log_interval=50 checkpoint.save_interval_updates=100
         "$@"
     )
     # one update first: its validation is the loss that distillation starts from
-    [ -e "$WORK/$name/checkpoint_last.pt" ] || "${common[@]}" optimization.max_update=1
-    "${common[@]}" optimization.max_update="$UPDATES"
-    cp "$WORK/$name/checkpoint_last.pt" "$WORK/$name.partial"
-    mv "$WORK/$name.partial" "$WORK/$name.pt"
+    [ -e "$WORK/$name/checkpoint_last.pt" ] || run_training "${common[@]}" optimization.max_update=1
+    train_once "${common[@]}" optimization.max_update="$UPDATES"
 }
 
 distil deep deep_12x384 model.encoder_embed_dim=128 model.encoder_ffn_embed_dim=384 model.encoder_attention_heads=4
 distil wide wide_3x768 model.encoder_layers=2 model.encoder_embed_dim=256 model.encoder_ffn_embed_dim=1024 \
     model.encoder_attention_heads=8
 
-# measure RESULT ARGUMENTS: keep the JSON of a fairseq-distill command
-mkdir -p "$WORK/results"
-measure() {
-    local result=$WORK/results/$1.json
-    shift
-    [ -e "$result" ] || { fairseq-distill "$@" --json >"$result.partial" && mv "$result.partial" "$result"; }
-}
 measure_all() {  # NAME CHECKPOINT WEIGHTS [OPTIONS]
     local name=$1 checkpoint=$2 weights=$3
     shift 3
-    for corpus in wakeword digits; do
-        measure "$name.$weights.$corpus" evaluate "$checkpoint" --data "$WORK/manifests/$corpus" --cache "$WORK/features" "$@"
-    done
-    measure "$name.$weights.speakers" evaluate "$checkpoint" --data "$WORK/manifests/librispeech" --label speaker \
-        --cache "$WORK/features" "$@"
+    for corpus in wakeword digits; do measure_probe "$name.$weights.$corpus.json" "$checkpoint" "$corpus" "$@"; done
+    measure_probe "$name.$weights.speakers.json" "$checkpoint" librispeech --label speaker "$@"
 }
 for name in teacher deep wide; do
     checkpoint=$WORK/$name.pt
     [ "$name" != teacher ] || checkpoint=$teacher
-    measure "$name.info" info "$checkpoint"
+    measure "$name.info.json" fairseq-distill info "$checkpoint" --json
     measure_all "$name" "$checkpoint" trained
     # what the same shape reaches without any training
     [ "$name" = teacher ] || measure_all "$name" "$checkpoint" random --random-weights 1
