@@ -10,13 +10,13 @@
 # PRUNED     one of examples/dphubert (default: ./dphubert/params75.stage2.pt)
 # SKILL      one of examples/skill (default: ./dphubert/skill75.stage2.pt)
 # WORK       where everything goes (default: ./multitask)
-# UPDATES    length of each training (default: 300)
+# UPDATES    length of each fine-tuning (default: 400); frozen encoders, whose heads alone learn, get twice as many
 #
 # Run it again and it goes on with the first run that is not done. It ends with the tables of docs/results.md.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 WORK=${WORK:-$PWD/multitask}
-UPDATES=${UPDATES:-300}
+UPDATES=${UPDATES:-400}
 
 . "$here/../common.sh"
 
@@ -29,21 +29,22 @@ keyword="{name: keyword, kind: classification, hidden: 256, activation: none, sa
 data: ['$WORK/manifests/wakeword', '$WORK/manifests/digits']}"
 speaker="{name: speaker, kind: verification, softmax: am, margin: 0.2, sampling: 1.0, data: ['$WORK/manifests/librispeech']}"
 declare -A tasks=([joint]="[$keyword, $speaker]" [keyword]="[$keyword]" [speaker]="[$speaker]")
-# frozen encoders run without gradient, and heads alone can be trained faster
-declare -A modes=(
-    [frozen]="model.freeze=all model.freeze_updates=0 optimization.lr=[0.003]"
-    [tuned]="model.freeze=none model.freeze_updates=$((UPDATES / 10)) optimization.lr=[0.0005]"
-)
+# as many utterances of a task in a batch whether it is alone or not
+declare -A batch=([joint]=16 [keyword]=8 [speaker]=8)
 
 train() {
     local name=$1 encoder mode which
     IFS=. read -r encoder mode which <<<"$name"
-    # shellcheck disable=SC2086
-    train_once "$name" finetune kws_sv task.data="$WORK/manifests/wakeword" \
-        model.init="${encoders[$encoder]}" task.tasks="${tasks[$which]}" ${modes[$mode]} \
-        dataset.batch_size=16 task.max_sample_size=32000 optimization.max_update="$UPDATES" \
-        lr_scheduler.warmup_updates=$((UPDATES / 10)) common.log_interval=20 checkpoint.save_interval_updates="$UPDATES" \
-        model.feature_grad_mult=1
+    local updates=$UPDATES
+    local how=(model.freeze=none model.freeze_updates=$((UPDATES / 10)) "optimization.lr=[0.0005]")
+    if [ "$mode" = frozen ]; then
+        updates=$((UPDATES * 2))
+        how=(model.freeze=all model.freeze_updates=0 "optimization.lr=[0.01]")
+    fi
+    train_once "$name" finetune kws_sv task.data="$WORK/manifests/wakeword" model.init="${encoders[$encoder]}" \
+        task.tasks="${tasks[$which]}" "${how[@]}" dataset.batch_size="${batch[$which]}" task.max_sample_size=32000 \
+        optimization.max_update="$updates" lr_scheduler.warmup_updates=$((updates / 10)) \
+        common.log_interval=20 checkpoint.save_interval_updates="$updates" model.feature_grad_mult=1
 }
 
 if [ $# -eq 0 ]; then
@@ -55,7 +56,7 @@ if [ $# -eq 0 ]; then
 fi
 for name in "$@"; do
     IFS=. read -r encoder mode which <<<"$name"
-    if [ -z "${encoders[$encoder]:-}" ] || [ -z "${modes[$mode]:-}" ] || [ -z "${tasks[$which]:-}" ]; then
+    if [ -z "${encoders[$encoder]:-}" ] || [[ $mode != frozen && $mode != tuned ]] || [ -z "${tasks[$which]:-}" ]; then
         echo "$name is none of the runs that this file names at its top" >&2
         exit 1
     fi
