@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import numpy as np
-import soundfile
 import torch
 from tqdm import tqdm
 
@@ -59,9 +58,8 @@ def hear(model: SpeechMultitask, path: str) -> MultitaskOutput:
         UserError: the file cannot be used.
     """
     try:
-        samples = soundfile.info(path).frames
-        wave = read_wave(path, SAMPLE_RATE, samples, model.cfg.shortest_wave)
-    except (BrokenAudio, soundfile.LibsndfileError, TypeError) as error:
+        wave = read_wave(path, SAMPLE_RATE, None, model.cfg.shortest_wave)
+    except BrokenAudio as error:
         raise UserError(f"{path} cannot be used: {error}") from error
     with torch.inference_mode():
         return model(wave.unsqueeze(0))

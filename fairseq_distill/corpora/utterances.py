@@ -1,6 +1,5 @@
 """Utterances of a corpus, which of their files can be used, and a count of those that cannot."""
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +63,7 @@ def keep_usable(root: Path, split: str, utterances: Sequence[Utterance], left_ou
     usable = []
     for utterance in tqdm(utterances, desc=f"checking {split}", unit="file", delay=5, leave=False):
         try:
-            # any length is right: it is the manifest that is being written
-            with open_audio(os.path.join(root, utterance.path), SAMPLE_RATE, math.inf, SHORTEST) as audio:
+            with open_audio(os.path.join(root, utterance.path), SAMPLE_RATE, None, SHORTEST) as audio:
                 channels, samples = audio.channels, audio.frames
         except BrokenAudio as error:
             left_out.add(split, error.fault.label, f"{utterance.path}: {error}")

@@ -4,7 +4,7 @@ import contextlib
 import enum
 import io
 import os
-from typing import Iterator, Union
+from typing import Iterator, Optional, Union
 
 import soundfile
 import torch
@@ -46,10 +46,10 @@ class BrokenAudio(Exception):
 
 
 @contextlib.contextmanager
-def open_audio(path: str, sample_rate: int, num_samples: int, min_samples: int) -> Iterator[soundfile.SoundFile]:
+def open_audio(path: str, sample_rate: int, num_samples: Optional[int], min_samples: int) -> Iterator[soundfile.SoundFile]:
     """Open `path` (a file, or fairseq's ZIP:OFFSET:LENGTH) and compare its header with what the manifest promises.
 
-    num_samples: per channel, as the manifest has it. min_samples: the least that can be used.
+    num_samples: per channel, as the manifest has it; None = any. min_samples: the least that can be used.
     Raises BrokenAudio, also for what libsndfile refuses while the caller reads.
     """
     source = _find_source(path)
@@ -66,14 +66,15 @@ def open_audio(path: str, sample_rate: int, num_samples: int, min_samples: int) 
         raise BrokenAudio(Fault.UNREADABLE, str(error)) from error
 
 
-def read_wave(path: str, sample_rate: int, num_samples: int, min_samples: int) -> torch.Tensor:
+def read_wave(path: str, sample_rate: int, num_samples: Optional[int], min_samples: int) -> torch.Tensor:
     """Decode `path` to a float32 mono wave (samples,), channels averaged as in fairseq; arguments as in open_audio.
 
     Raises BrokenAudio if it cannot be decoded, or is too short, not finite, or one value throughout.
     """
     with open_audio(path, sample_rate, num_samples, min_samples) as audio:
+        promised = audio.frames if num_samples is None else num_samples
         wave = torch.from_numpy(audio.read(dtype="float32"))
-    check_length(len(wave), num_samples, min_samples)  # a truncated MP3 decodes to less than its header says
+    check_length(len(wave), promised, min_samples)  # a truncated MP3 decodes to less than its header says
     if wave.dim() == 2:
         wave = wave.mean(-1)
     low, high = (value.item() for value in wave.aminmax())  # both are NaN if any sample is
@@ -84,9 +85,9 @@ def read_wave(path: str, sample_rate: int, num_samples: int, min_samples: int) -
     return wave
 
 
-def check_length(found: int, num_samples: int, min_samples: int) -> None:
-    """Raise BrokenAudio if `found` samples are too few, or not about the `num_samples` of the manifest."""
-    if abs(found - num_samples) > LENGTH_TOLERANCE * num_samples:
+def check_length(found: int, num_samples: Optional[int], min_samples: int) -> None:
+    """Raise BrokenAudio if `found` samples are too few, or not about the `num_samples` of the manifest (None = any)."""
+    if num_samples is not None and abs(found - num_samples) > LENGTH_TOLERANCE * num_samples:
         raise BrokenAudio(Fault.LENGTH, f"it holds {found} samples, the manifest says {num_samples}")
     if found < max(min_samples, 1):
         raise BrokenAudio(Fault.TOO_SHORT, f"it holds {found} samples, at least {max(min_samples, 1)} are needed")

@@ -99,6 +99,9 @@ class SpeechDistillationTask(AudioTask):
     """Batches of waves, and targets for them from the teacher.
 
     Loading a student (for inference or fine-tuning) sets this task up without touching the teacher's file.
+
+    Attributes:
+        num_heads: how many times each group has a head: once, or once for each teacher.
     """
 
     cfg: SpeechDistillationConfig
@@ -107,6 +110,7 @@ class SpeechDistillationTask(AudioTask):
         super().__init__(cfg)
         self._teacher: Optional[Teacher] = None
         self.groups: List[Group] = []
+        self.num_heads = len(self._list_teachers()) if str(cfg.combine_teachers) == "heads" else 1
         self.min_samples = 1
         self._frame_layers: List[ConvLayer] = []
         if cfg.label_dir:  # kept in the student's file, so that it opens without the folder
@@ -116,11 +120,6 @@ class SpeechDistillationTask(AudioTask):
     def label_dictionary(self) -> Dictionary:
         """The units of masked prediction."""
         return self.state.dictionaries[0]
-
-    @property
-    def num_heads(self) -> int:
-        """How many times each group has a head: once, or once for each teacher."""
-        return len(self._list_teachers()) if str(self.cfg.combine_teachers) == "heads" else 1
 
     @property
     def group_names(self) -> List[str]:
