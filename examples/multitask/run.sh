@@ -19,11 +19,7 @@ WORK=${WORK:-$PWD/multitask}
 UPDATES=${UPDATES:-400}
 
 . "$here/../common.sh"
-
-declare -A encoders=(
-    [teacher]=$teacher [distilled]=${DISTILLED:-$PWD/real_speech/wide.pt}
-    [pruned]=${PRUNED:-$PWD/dphubert/params75.stage2.pt} [skill]=${SKILL:-$PWD/dphubert/skill75.stage2.pt}
-)
+. "$here/../encoders.sh"
 
 keyword="{name: keyword, kind: classification, hidden: 256, activation: none, sampling: 1.0, balanced: true, \
 data: ['$WORK/manifests/wakeword', '$WORK/manifests/digits']}"
