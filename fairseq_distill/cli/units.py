@@ -60,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit, label, write; returns the exit code."""
     manifests = [read_manifest(path) for path in args.manifests]
-    check_folder(args.out, manifests)
     teacher = load_encoder(args.teacher)
     _check_numbers(args, teacher)
+    check_folder(args.out, manifests)
     facts = {"path": str(args.teacher), "weights_sha256": fingerprint_weights(teacher)}
     layer_frames = LayerFrames(teacher, args.layer)
     fit = fit_units(layer_frames, args.manifests[0], args.seconds, args.clusters, args.seed)

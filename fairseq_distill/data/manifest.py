@@ -73,7 +73,7 @@ def count_allowed(max_broken: float, num_files: int) -> int:
 def read_manifest(path: Union[str, Path]) -> Manifest:
     """Read a manifest whole; UserError names the file and the line of the first thing wrong with it."""
     if not os.path.isfile(path):
-        raise UserError(f"{path}: no such manifest (task.data must be the folder that holds it)")
+        raise UserError(f"{path}: no such manifest (in training, task.data must be the folder that holds it)")
     try:
         with open(path) as lines:
             root, rows = lines.readline().strip(), list(lines)
