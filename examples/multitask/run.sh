@@ -10,13 +10,13 @@
 # PRUNED     one of examples/dphubert (default: ./dphubert/params75.stage2.pt)
 # SKILL      one of examples/skill (default: ./dphubert/skill75.stage2.pt)
 # WORK       where everything goes (default: ./multitask)
-# UPDATES    length of each fine-tuning (default: 400); frozen encoders, whose heads alone learn, get twice as many
+# UPDATES    length of each fine-tuning (default: 300); frozen encoders, whose heads alone learn, get twice as many
 #
 # Run it again and it goes on with the first run that is not done. It ends with the tables of docs/results.md.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 WORK=${WORK:-$PWD/multitask}
-UPDATES=${UPDATES:-400}
+UPDATES=${UPDATES:-300}
 
 . "$here/../common.sh"
 . "$here/../encoders.sh"

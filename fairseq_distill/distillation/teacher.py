@@ -46,6 +46,7 @@ class Teacher:
         capture: what targets hold beside the groups' means.
         separate: targets are those of each teacher, one after the other (ensemble distillation with a head for each,
             2302.12757); otherwise the mean over teachers.
+        exact_padding: see SpeechEncoder.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Teacher:
         dtype: Optional[torch.dtype] = torch.float32,
         capture: Capture = Capture(),
         separate: bool = False,
+        exact_padding: bool = False,
     ):
         self.groups = list(groups)
         self.separate = separate
@@ -63,6 +65,7 @@ class Teacher:
         self.encoders = [load_encoder(path) for path in paths]
         for encoder in self.encoders:
             encoder.requires_grad_(False)
+            encoder.exact_padding = exact_padding
             encoder.normalize_input = False  # the task's data set normalises, before it crops or pads
         self.checked = False
 

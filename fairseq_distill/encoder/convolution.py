@@ -48,16 +48,31 @@ class ConvBlock(nn.Module):
         """The norm that follows it, or None."""
         return self._modules["2"]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Optional[Tensor] = None) -> Tensor:
         x = self.conv(x)
-        if self.norm is not None:
+        if lengths is not None and isinstance(self.norm, nn.GroupNorm):
+            x = self._normalise_alone(x, self.count_frames(lengths))
+        elif self.norm is not None:
             x = self.norm(x)
         # without gradients in place: these are the largest tensors of the whole network, and new memory is slow
         return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
 
 
+    def count_frames(self, lengths: Tensor) -> Tensor:
+        """Frames that depend on nothing but the first `lengths` (batch,) frames of the input."""
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        return torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
+
+    def _normalise_alone(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """The norm of each row of (batch, channels, frames) over its own frames; 0 behind them."""
+        parts = [self.norm(row[None, :, :length]) for row, length in zip(x, lengths.tolist())]
+        return torch.cat([F.pad(part, (0, x.size(2) - part.size(2))) for part in parts])
+
+
 class ConvFeatureExtractor(nn.Module):
     """Waveform (batch, samples) to frames (batch, channels, frames).
+
+    With the waves' `lengths` (batch,) in samples, padding has no part in the frames of a wave.
 
     `extractor_mode` "default" normalises once, per channel over time, after the first convolution; "layer_norm"
     normalises over channels after every convolution. wav2vec 2.0 (2006.11477), section 2.
@@ -76,11 +91,19 @@ class ConvFeatureExtractor(nn.Module):
             self.conv_layers.append(ConvBlock(in_channels, channels, kernel, stride, cfg.conv_bias, norm))
             in_channels = channels
 
-    def forward(self, source: Tensor) -> Tensor:
+    def forward(self, source: Tensor, lengths: Optional[Tensor] = None) -> Tensor:
         x = source.unsqueeze(1)
         for layer in self.conv_layers:
-            x = layer(x)
+            x = layer(x, lengths)
+            if lengths is not None:
+                lengths = layer.count_frames(lengths)
         return x
+
+    def count_frames(self, lengths: Tensor) -> Tensor:
+        """How many frames waves of `lengths` samples (batch,) have; those of fewer than one frame have 0 or less."""
+        for layer in self.conv_layers:
+            lengths = layer.count_frames(lengths)
+        return lengths
 
 
 class WeightNormConv(nn.Module):

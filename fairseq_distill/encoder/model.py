@@ -1,5 +1,6 @@
 """`SpeechEncoder`: the network that is teacher and student, of every family and any shape."""
 
+from functools import partial
 from types import SimpleNamespace
 from typing import AbstractSet, Any, Collection, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from fairseq.models import BaseFairseqModel
 from fairseq.models.hubert.hubert import HubertModel
+from fairseq.modules import GradMultiply
 
 from .config import EncoderConfig
 from .convolution import ConvFeatureExtractor
@@ -69,6 +71,12 @@ class SpeechEncoder(HubertModel):
         cfg: shape and settings.
         task_cfg: anything with `sample_rate`, as fairseq's HuBERT takes it; default 16 kHz.
         dictionaries: label dictionaries of masked prediction, or empty.
+
+    Attributes:
+        normalize_input: `encode` normalises each wave.
+        exact_padding: in `encode` a wave gives the same in a padded batch as alone. In fairseq it does not: the norm behind
+            the first convolution takes padding for sound (extractor_mode "default"), and HuBERT's last frame may be half
+            padding. Short waves beside long ones change most; released models never saw padding in pre-training.
     """
 
     def __init__(self, cfg: EncoderConfig, task_cfg: Any = None, dictionaries: Sequence[Any] = ()):
@@ -76,7 +84,7 @@ class SpeechEncoder(HubertModel):
         BaseFairseqModel.__init__(self)
         cfg.check()
         self.cfg = cfg
-        self.normalize_input = False
+        self.normalize_input = self.exact_padding = False
         for name in _INHERITED_SETTINGS:
             setattr(self, name, getattr(cfg, name))
         width = cfg.encoder_embed_dim
@@ -189,7 +197,8 @@ class SpeechEncoder(HubertModel):
         self.set_gates()
         if self.normalize_input:
             source = normalize_wave(source, padding_mask)
-        values = self.layer_norm(self.forward_features(source).transpose(1, 2))
+        lengths = (~padding_mask).sum(-1) if self.exact_padding and padding_mask is not None else None
+        values = self.layer_norm(self.forward_features(source, lengths).transpose(1, 2))
         if padding_mask is not None:
             padding_mask = self.forward_padding_mask(values, padding_mask)
         if self.post_extract_proj is not None:
@@ -233,6 +242,17 @@ class SpeechEncoder(HubertModel):
             )
         return torch.where(mask_indices.unsqueeze(-1), self.mask_emb.to(features.dtype), features)
 
+    def forward_features(self, source: Tensor, lengths: Optional[Tensor] = None) -> Tensor:
+        """fairseq's, (batch, samples) to (batch, channels, frames), with the waves' `lengths` (batch,) for exact padding."""
+        extract = self.feature_extractor
+        if lengths is not None:
+            extract = partial(extract, lengths=lengths)
+        if self.feature_grad_mult <= 0:
+            with torch.no_grad():
+                return extract(source)
+        features = extract(source)
+        return features if self.feature_grad_mult == 1.0 else GradMultiply.apply(features, self.feature_grad_mult)
+
     def set_gates(self) -> None:
         """Give what reads gated units its gates for the forward pass that follows: a new sample in training."""
         if self.gates is not None:
@@ -240,11 +260,9 @@ class SpeechEncoder(HubertModel):
 
     def forward_padding_mask(self, features: Tensor, padding_mask: Tensor) -> Tensor:
         """Sample mask (batch, samples) to frame mask (batch, frames), by the rule of the weights' family."""
-        if self.cfg.family not in ("wav2vec2", "data2vec"):
+        if self.cfg.family not in ("wav2vec2", "data2vec") and not self.exact_padding:
             return super().forward_padding_mask(features, padding_mask)
-        lengths = (~padding_mask).sum(-1)
-        for _, kernel, stride in self.cfg.conv_layers:
-            lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
+        lengths = self.feature_extractor.count_frames((~padding_mask).sum(-1))
         return torch.arange(features.size(1), device=features.device) >= lengths.unsqueeze(-1)
 
 

@@ -50,6 +50,13 @@ class SpeechMultitaskConfig(EncoderConfig):
     freeze_updates: int = field(
         default=0, metadata={"help": "the whole encoder stays as it is for this many updates, while the heads settle"}
     )
+    exact_padding: bool = field(
+        default=True,
+        metadata={
+            "help": "a wave gives the same in a padded batch as alone; false = as in stock fairseq, where the first norm takes "
+            "padding for sound, and short waves beside long ones are not what they will be in use"
+        },
+    )
     learn_task_weights: bool = field(
         default=False, metadata={"help": "a variance for each task; the task writes it from criterion.weighting"}
     )
@@ -100,6 +107,7 @@ class SpeechMultitask(BaseFairseqModel):
         self.freeze, self.freeze_updates, self.num_updates = str(cfg.freeze), cfg.freeze_updates, 0
         self.encoder = SpeechEncoder(EncoderConfig.from_settings(cfg))
         self.cfg = self.encoder.cfg
+        self.encoder.exact_padding = cfg.exact_padding
         add_gates(self.encoder)
         if self.encoder.gates is not None:
             self.encoder.gates.freeze()
@@ -250,7 +258,7 @@ def load_multitask(path: PathLike) -> SpeechMultitask:
     settings, task_state = to_plain(state.get("cfg")) or {}, to_plain(state.get("task_state")) or {}
     name = (settings.get("model") or {}).get("_name", "no model of fairseq")
     if name != "speech_multitask" or "classes" not in task_state:
-        raise UserError(f"{path} holds {name}, and this needs a model that was fine-tuned as speech_multitask")
+        raise UserError(f"{path} holds {name}, and this needs a model that was fine-tuned as speech_multitask (recipes in config/finetune)")
     try:
         config = SpeechMultitaskConfig.from_settings(settings["model"])
         model = SpeechMultitask(config, parse_tasks(settings["task"]["tasks"]), task_state["classes"])

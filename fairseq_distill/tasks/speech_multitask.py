@@ -98,6 +98,7 @@ class SpeechMultitaskTask(AudioTask):
         self.min_samples, self.normalize = 1, False
         self._teacher: Optional[Teacher] = None
         self._groups: List[Group] = []
+        self._exact_padding = False
         self.train_split = find_run(cfg).get("dataset", {}).get("train_subset", "train")
         self.state.add_factory("classes", self._collect_classes)
 
@@ -149,13 +150,14 @@ class SpeechMultitaskTask(AudioTask):
         if teacher is not None:
             check_teacher(teacher, model.cfg)
         self.min_samples, self.normalize = model.cfg.shortest_wave, model.cfg.normalize
-        self._groups = model.prediction_groups
+        self._groups, self._exact_padding = model.prediction_groups, model.encoder.exact_padding
         return model
 
     def compute_targets(self, source: torch.Tensor, padding_mask: Optional[torch.Tensor] = None) -> Targets:
         """`Teacher.compute_targets` for a batch of waves (batch, samples); loads the teacher the first time."""
         if self._teacher is None:
-            self._teacher = Teacher([find_file(self.cfg.teacher, "task.teacher")], self._groups)
+            path = find_file(self.cfg.teacher, "task.teacher")
+            self._teacher = Teacher([path], self._groups, exact_padding=self._exact_padding)
         return self._teacher.compute_targets(source, padding_mask)
 
     def _collect_classes(self) -> Dict[str, List[str]]:
