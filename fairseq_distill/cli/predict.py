@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     """Print what the model says; returns the exit code."""
     if args.embed and args.embed.suffix != ".npz":
         raise UserError(f"--embed {args.embed}: the name must end in .npz")
+    if args.top < 1:
+        raise UserError(f"--top {args.top}: give a number of labels, at least 1")
     model = load_multitask(args.checkpoint)
     outputs = [hear(model, path) for path in tqdm(args.files, desc="predicting", unit="file", delay=5, leave=False)]
     result = describe(model, args.files, outputs)

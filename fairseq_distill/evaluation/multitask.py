@@ -52,7 +52,7 @@ def evaluate_heads(model: nn.Module, data: Path, split: str = "test", trials: Op
     started = time.time()
     manifest = read_manifest(data / f"{split}.tsv")
     labels = _read_all_labels(model.tasks, manifest, data, split)
-    trials = _find_trials(model.tasks, trials, data)
+    listed = _read_listed_trials(model.tasks, labels, trials, data, manifest)
     rows = sorted({row for own in labels.values() for row, label in enumerate(own) if label})
 
     @torch.inference_mode()
@@ -74,7 +74,7 @@ def evaluate_heads(model: nn.Module, data: Path, split: str = "test", trials: Op
         if task.kind == "classification":
             found = _measure_keywords(heard)
         else:
-            found = _measure_speakers(heard, *_choose_pairs(heard, manifest, trials, labels[task.name]))
+            found = _measure_speakers(heard, *_choose_pairs(heard, listed))
         tasks[task.name] = {"kind": task.kind, "utterances": len(used), **found}
     return {
         "data": str(data),
@@ -104,13 +104,20 @@ def _read_all_labels(tasks: Sequence[TaskSettings], manifest: Manifest, data: Pa
     return labels
 
 
-def _find_trials(tasks: Sequence[TaskSettings], trials: Optional[Path], data: Path) -> Optional[Path]:
-    """The list, where it is there or below `data`."""
-    if trials is None:
+def _read_listed_trials(
+    tasks: Sequence[TaskSettings], labels: Dict[str, List[str]], path: Optional[Path], data: Path, manifest: Manifest
+) -> Optional[Trials]:
+    """The list, from there or from below `data`, compared with the speaker labels before any work is done."""
+    if path is None:
         return None
-    if not any(task.kind == "verification" for task in tasks):
-        raise UserError(f"--trials {trials}: none of this model's tasks is a verification")
-    return trials if trials.is_file() or not (data / trials).is_file() else data / trials
+    verifications = [task.name for task in tasks if task.kind == "verification"]
+    if not verifications:
+        raise UserError(f"--trials {path}: none of this model's tasks is a verification")
+    path = path if path.is_file() or not (data / path).is_file() else data / path
+    listed = read_trials(path, manifest)
+    for name in (name for name in verifications if name in labels):
+        check_speakers(path, listed, labels[name])
+    return listed
 
 
 def _measure_keywords(heard: Heard) -> Dict[str, Any]:
@@ -121,18 +128,10 @@ def _measure_keywords(heard: Heard) -> Dict[str, Any]:
     return {"classes": len(heard.classes), **measure_classes(predicted, heard.labels)}
 
 
-def _choose_pairs(
-    heard: Heard, manifest: Manifest, trials: Optional[Path], labels: Sequence[str]
-) -> Tuple[Trials, Optional[int]]:
-    """Pairs of heard utterances, and how many of the list had to be left out; None without a list.
-
-    Args:
-        labels: of every row of the manifest.
-    """
-    if trials is None:
+def _choose_pairs(heard: Heard, listed: Optional[Trials]) -> Tuple[Trials, Optional[int]]:
+    """Pairs of heard utterances, and how many of the list had to be left out; None without a list."""
+    if listed is None:
         return pair_all(np.asarray(heard.labels)), None
-    listed = read_trials(trials, manifest)
-    check_speakers(trials, listed, labels)
     pairs = listed.keep(heard.rows)
     return pairs, len(listed.same) - len(pairs.same)
 

@@ -72,6 +72,10 @@ def test_a_list_of_trials_takes_the_place_of_all_pairs(tuned, outputs, capsys):
     cosine = [torch.cosine_similarity(outputs[a].embeddings["speaker"], outputs[b].embeddings["speaker"]).item() for _, a, b in kept]
     assert found["eer"] == pytest.approx(equal_error_rate(np.array(cosine), np.array([t[0] == 1 for t in kept])), abs=1e-6)
     assert (found["same_pairs"], found["different_pairs"], found["trials_skipped"]) == (2, 3, 1)
+    (tuned[1] / "wrong.trials").write_text(lines[0].replace("1 ", "0 ", 1))
+    code, printed = evaluate(capsys, tuned, "--trials", "wrong.trials")
+    assert code == 1 and "wrong.trials and the speaker labels contradict in 1 of 1 trials" in printed.err
+    assert "heads on" not in printed.err, "it is found before the work"
 
 
 def test_the_table_and_what_is_not_there(tuned, capsys, caplog):

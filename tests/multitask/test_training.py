@@ -116,6 +116,7 @@ def test_predict_says_what_it_cannot_use(tuned, tmp_path, capsys):
         ([folder / CHECKPOINT, tmp_path / "none.wav"], "none.wav cannot be used"),
         ([write_teacher(tmp_path), wrong], "holds hubert, and this needs a model that was fine-tuned"),
         ([folder / CHECKPOINT, wrong, "--embed", "e.txt"], "must end in .npz"),
+        ([folder / CHECKPOINT, wrong, "--top", "0"], "--top 0: give a number of labels"),
     ]:
         assert main(["predict", *map(str, arguments)]) == 1
         assert message in capsys.readouterr().err
