@@ -15,12 +15,6 @@ make_units() {
     [ -e "$WORK/units/units.json" ] || fairseq-distill units "$teacher" "$WORK"/manifests/all/{train,valid}.tsv --layer 9 \
         --clusters 100 --out "$WORK/units"
 }
-ensemble() {
-    local name=$1
-    shift
-    [ -n "$SECOND" ] || { echo "== $name: left out, SECOND names no second teacher"; return 1; }
-    layer_to_layer "$name" task.teacher="'$teacher,$SECOND'" "$@"
-}
 
 train_objective() {
     case $1 in
@@ -40,9 +34,10 @@ train_objective() {
         units_beside)
             make_units
             layer_to_layer "$1" +criterion.masked_prediction=0.1 +task.label_dir="$WORK/units" ;;
-        started) layer_to_layer "$1" +model.init_choice=every +model.init_width=activations ;;
-        average) ensemble "$1" ;;
-        heads) ensemble "$1" +task.combine_teachers=heads ;;
+        started)  # the teacher's projection is cut too
+            layer_to_layer "$1" +model.init_choice=every +model.init_width=activations +model.project_features=true ;;
+        average) layer_to_layer "$1" task.teacher="'$teacher,$SECOND'" ;;
+        heads) layer_to_layer "$1" task.teacher="'$teacher,$SECOND'" +task.combine_teachers=heads ;;
         *) echo "$1 is none of the runs that run.sh names at its top" >&2 && exit 1 ;;
     esac
 }

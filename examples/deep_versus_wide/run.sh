@@ -66,7 +66,13 @@ for name in "$@"; do
         layers_*x*) train "$name" deep_12x384 task.teacher="$teacher" dataset.batch_size=null $(shape "$s") ;;
         last_*x*)
             train "$name" wide_3x768 task.teacher="$teacher" dataset.batch_size=null model.like_init=front $(shape "$s") ;;
-        *) corpora=digits && train_objective "$name" || continue ;;
+        average | heads)
+            [ -n "$SECOND" ] || { echo "== $name: left out, SECOND names no second teacher"; continue; }
+            corpora=digits
+            train_objective "$name" ;;
+        *)
+            corpora=digits
+            train_objective "$name" ;;
     esac
     measure_all "$name" "$WORK/$name.pt" "$corpora"
     [ "$name" = fithubert ] || measure_layers "$name"  # its frames are not the teacher's
