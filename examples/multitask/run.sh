@@ -35,6 +35,7 @@ train() {
     # the convolutions stay as they are, as in fairseq's recipes for fine-tuning: half of the time
     local how=(model.freeze=cnn model.freeze_updates=$((UPDATES / 10)) "optimization.lr=[0.001]")
     [ "$mode" != frozen ] || how=(model.freeze=all model.freeze_updates=0 "optimization.lr=[0.003]")
+    [ "$which" != speaker ] || how+=(dataset.disable_validation=true)  # of speakers who are not in training
     train_once "$name" finetune kws_sv task.data="$WORK/manifests/wakeword" model.init="${encoders[$encoder]}" \
         task.tasks="${tasks[$which]}" "${how[@]}" dataset.batch_size="${batch[$which]}" task.max_sample_size=32000 \
         optimization.max_update="$UPDATES" lr_scheduler.warmup_updates=$((UPDATES / 10)) \

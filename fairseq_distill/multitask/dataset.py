@@ -157,7 +157,11 @@ def load_multitask_dataset(
     counts = {task.name: int((column != NO_LABEL).sum()) for task, column in zip(tasks, whole.targets.T)}
     where = f"{split} of {', '.join(every)}"
     if not len(whole.used):
-        raise UserError(f"{where}: no utterance has a label that its task knows, so there is nothing to do with it")
+        way_out = "" if training else (
+            "; speakers who are not in training have no loss: set dataset.disable_validation=true, and measure the model with "
+            "fairseq-distill evaluate --heads"
+        )
+        raise UserError(f"{where}: no utterance has a label that its task knows, so there is nothing to do with it{way_out}")
     logger.info(
         f"{where}: {len(whole.used)} of {len(whole)} utterances have labels: "
         + ", ".join(f"{count} for {name}" for name, count in counts.items())

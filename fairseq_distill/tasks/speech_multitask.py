@@ -111,6 +111,8 @@ class SpeechMultitaskTask(AudioTask):
         """Load the manifests SPLIT.tsv and their labels; what is broken in them is reported, skipped and counted."""
         cfg = task_cfg or self.cfg
         training = split == self.train_split
+        if not training and find_run(self.cfg).get("dataset", {}).get("disable_validation"):
+            return  # fairseq loads it, and never looks at it
         min_samples = max(cfg.min_sample_size or 0, self.min_samples)
         self.datasets[split] = load_multitask_dataset(
             split,

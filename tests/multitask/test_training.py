@@ -192,3 +192,13 @@ def test_recipes_of_the_public_sets_run(recipe, label, tmp_path):
     steps = [values for name, values in logs if name == "train_inner"]
     assert len(steps) == 2 and all(float(values[f"{label}_loss"]) > 0 for values in steps)
     assert list(load_multitask(tmp_path / CHECKPOINT).classes) == [label]
+
+
+def test_validation_speakers_who_are_not_in_training_need_validation_switched_off(tmp_path):
+    data, teacher = write_labelled(tmp_path / "data"), write_teacher(tmp_path)
+    write_labels(data, "valid", speaker=["eve", "fay"] * 4)
+    options = dict(recipe="sv_voxceleb1", optimization__max_update=2, optimization__update_freq="[1]")
+    done, _ = fine_tune(tmp_path / "run", data, teacher, check=False, **options)
+    assert done.returncode != 0 and "set dataset.disable_validation=true" in done.stdout, done.stdout[-1500:]
+    fine_tune(tmp_path / "run", data, teacher, dataset__disable_validation="true", **options)
+    assert "eve" not in load_multitask(tmp_path / CHECKPOINT).classes["speaker"]
