@@ -103,7 +103,7 @@ def test_masked_prediction_of_short_waves_has_those_masks_too():
 def count_calls(encoder, monkeypatch):
     """A list that grows with every pass through the encoder's convolutions."""
     calls, stock = [], encoder.forward_features
-    monkeypatch.setattr(encoder, "forward_features", lambda source: calls.append(1) or stock(source))
+    monkeypatch.setattr(encoder, "forward_features", lambda *waves: calls.append(1) or stock(*waves))
     return calls
 
 
