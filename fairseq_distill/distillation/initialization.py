@@ -59,6 +59,8 @@ class Start:
         self.layers = choose_layers(choice, given, cfg.init_clusters, depth, source.encoder_layers)
         self.asked = bool(given) or choice != "first"
         self.shape = shape_like(source, like, depth, self.layers if self.asked else [])
+        if like == "front" and cfg.project_features:  # as wide as its convolutions, where the checkpoint is not
+            self.shape["project_features"] = True
         self.width, self.seconds = str(cfg.init_width), cfg.init_seconds
         self.units: Optional[UnitChoice] = None
 

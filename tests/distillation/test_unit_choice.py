@@ -93,5 +93,9 @@ def test_students_are_built_narrower_and_their_settings_stand_alone(tmp_path):
         columns = torch.cat([torch.arange(h * 12, h * 12 + 12) for h in chosen.heads[place].tolist()])
         assert torch.equal(ours.self_attn.out_proj.weight, theirs.self_attn.out_proj.weight[chosen.width][:, columns])
         assert torch.equal(ours.self_attn.q_proj.weight, theirs.self_attn.q_proj.weight[columns][:, chosen.width])
+    wide = dict(encoder_embed_dim=32, encoder_attention_heads=2, head_dim=12, like_init="front", init_width="weights")
+    with pytest.raises(UserError, match="set model.project_features=true"):
+        build_student(teacher, **wide)
+    assert build_student(teacher, **wide, project_features=True).post_extract_proj.weight.shape == (32, 32)
     with pytest.raises(UserError, match="init_width=activations needs a training run"):
         build_student(teacher, init_width="activations", **shape)
