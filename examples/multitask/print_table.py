@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tables import load, percent, print_rows  # noqa: E402
 
 ENCODERS = ("teacher", "distilled", "pruned", "skill")
-MODES = {"frozen": "frozen", "tuned": "fine-tuned"}
+MODES = {"frozen": "frozen", "padded": "frozen, padding as in stock fairseq", "tuned": "fine-tuned"}
 CORPORA = {"wakeword": "keyword", "digits": "keyword", "librispeech": "speaker"}
 
 

@@ -4,7 +4,8 @@
 #
 #   DATA=/folder/with/speech/and/teacher bash examples/multitask/run.sh [NAME...]
 #
-# NAME       ENCODER.MODE.TASKS: an encoder below; frozen or tuned; joint, keyword or speaker (default: all 24)
+# NAME       ENCODER.MODE.TASKS: an encoder below; frozen or tuned; joint, keyword or speaker (default: all 24, and
+#            distilled.padded.joint: frozen, with padding as in stock fairseq)
 # DATA       holds manifests.py, speech/ and teacher/hubert_small.pt (default: ../shared/data beside the checkout)
 # DISTILLED  a student of examples/real_speech (default: ./real_speech/wide.pt)
 # PRUNED     one of examples/dphubert (default: ./dphubert/params75.stage2.pt)
@@ -34,7 +35,8 @@ train() {
     IFS=. read -r encoder mode which <<<"$name"
     # the convolutions stay as they are, as in fairseq's recipes for fine-tuning: half of the time
     local how=(model.freeze=cnn model.freeze_updates=$((UPDATES / 10)) "optimization.lr=[0.001]")
-    [ "$mode" != frozen ] || how=(model.freeze=all model.freeze_updates=0 "optimization.lr=[0.003]")
+    [ "$mode" = tuned ] || how=(model.freeze=all model.freeze_updates=0 "optimization.lr=[0.003]")
+    [ "$mode" != padded ] || how+=(+model.exact_padding=false)
     [ "$which" != speaker ] || how+=(dataset.disable_validation=true)  # of speakers who are not in training
     train_once "$name" finetune kws_sv task.data="$WORK/manifests/wakeword" model.init="${encoders[$encoder]}" \
         task.tasks="${tasks[$which]}" "${how[@]}" dataset.batch_size="${batch[$which]}" task.max_sample_size=32000 \
@@ -48,10 +50,11 @@ if [ $# -eq 0 ]; then
             for which in joint keyword speaker; do set -- "$@" "$encoder.$mode.$which"; done
         done
     done
+    set -- "$@" distilled.padded.joint
 fi
 for name in "$@"; do
     IFS=. read -r encoder mode which <<<"$name"
-    if [ -z "${encoders[$encoder]:-}" ] || [[ $mode != frozen && $mode != tuned ]] || [ -z "${tasks[$which]:-}" ]; then
+    if [ -z "${encoders[$encoder]:-}" ] || [[ ! $mode =~ ^(frozen|tuned|padded)$ ]] || [ -z "${tasks[$which]:-}" ]; then
         echo "$name is none of the runs that this file names at its top" >&2
         exit 1
     fi
