@@ -3,12 +3,12 @@
 from typing import Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..pruning.hard_concrete import Float32Module
 
 _MIN_VARIANCE = 1e-6  # keeps the gradient of the root finite where all frames are equal
-_NORM_EPS, _NORM_MOMENTUM = 1e-5, 0.1  # of torch's BatchNorm1d
 _ATTENTION_WIDTH = 128  # as in ECAPA-TDNN (2005.07143)
 
 
@@ -83,37 +83,23 @@ class PooledNorm(Float32Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
-        self.register_buffer("running_mean", torch.zeros(width))
-        self.register_buffer("running_var", torch.ones(width))
+        self.norm = nn.BatchNorm1d(width)
 
     def forward(self, x: Tensor, labelled: Optional[Tensor] = None) -> Tensor:
-        """In training with the statistics of the batch, if two utterances have a label, else with the running ones.
+        """In training with the batch's statistics, if two utterances have a label, else with the running ones.
 
         Args:
             x: (batch, width).
-            labelled: (batch,) bool, the utterances that count in the statistics; None = all.
+            labelled: (batch,) bool, the utterances that count; None = all. In training the others become 0.
 
         Returns:
             (batch, width) float32.
         """
-        x = x.float()
-        mean, var = self.running_mean, self.running_var
-        if self.training:
-            counts = torch.ones_like(x[:, :1]) if labelled is None else labelled.unsqueeze(1).float()
-            total = counts.sum()
-            batch_mean = (counts * x).sum(0) / total.clamp(min=1)
-            batch_var = (counts * (x - batch_mean).pow(2)).sum(0) / total.clamp(min=1)
-            mean, var = torch.where(total > 1, batch_mean, mean), torch.where(total > 1, batch_var, var)
-            self._keep(batch_mean.detach(), batch_var.detach(), total)
-        return (x - mean) * (var + _NORM_EPS).rsqrt() * self.weight + self.bias
-
-    def _keep(self, mean: Tensor, var: Tensor, total: Tensor) -> None:
-        """Move the running statistics towards the batch's, as torch's BatchNorm1d does."""
-        rate = _NORM_MOMENTUM * (total > 1).float()
-        unbiased = var * total / (total - 1).clamp(min=1)
-        self.running_mean.add_(rate * (mean - self.running_mean))
-        self.running_var.add_(rate * (unbiased - self.running_var))
+        x, norm = x.float(), self.norm
+        rows = x if labelled is None else x[labelled]
+        if not self.training or len(rows) < 2:
+            return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return norm(x) if labelled is None else torch.zeros_like(x).masked_scatter(labelled.unsqueeze(1), norm(rows))
 
 
 POOLINGS = {"statistics": StatisticsPooling, "attentive": AttentiveStatisticsPooling}

@@ -151,9 +151,13 @@ class SpeechMultitaskTask(AudioTask):
         model = super().build_model(model_cfg, from_checkpoint)
         if teacher is not None:
             check_teacher(teacher, model.cfg)
+        self.adopt(model)
+        return model
+
+    def adopt(self, model: Any) -> None:
+        """Make data and targets what this SpeechMultitask needs."""
         self.min_samples, self.normalize = model.cfg.shortest_wave, model.cfg.normalize
         self._groups, self._exact_padding = model.prediction_groups, model.encoder.exact_padding
-        return model
 
     def compute_targets(self, source: torch.Tensor, padding_mask: Optional[torch.Tensor] = None) -> Targets:
         """`Teacher.compute_targets` for a batch of waves (batch, samples); loads the teacher the first time."""

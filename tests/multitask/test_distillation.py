@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from fairseq_distill.criterions.speech_multitask import SpeechMultitaskCriterion, SpeechMultitaskCriterionConfig
-from fairseq_distill.distillation.teacher import Teacher
+from fairseq_distill.distillation.teacher import Targets, Teacher
 from fairseq_distill.errors import UserError
 from fairseq_distill.models.speech_multitask import load_multitask
 from fairseq_distill.multitask.distillation import TeacherPredictions, measure_distances
-from fairseq_distill.distillation.teacher import Targets
+from fairseq_distill.tasks.speech_multitask import SpeechMultitaskTask, SpeechMultitaskTaskConfig
 
 from ..distillation.test_teacher import save_teacher
 from ..encoder.builders import PRE_NORM, make_waves
@@ -104,6 +104,21 @@ def test_loss_is_that_of_the_tasks_plus_the_weighted_distance(tmp_path):
     frames = log["frames"]
     distance = (log["distance/l1_1"] + log["distance/l1_2-3"]) / frames / 2
     torch.testing.assert_close(both, alone + 0.5 * distance)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_teacher_pads_as_the_model_does(tmp_path, exact):
+    path = save_teacher(tmp_path / "teacher.pt")
+    task = SpeechMultitaskTask(SpeechMultitaskTaskConfig(data="", tasks="[{name: k, kind: classification}]", teacher=path))
+    task.state.merge_state_dict({"classes": {"k": ["no", "yes"]}})
+    model = build_multitask(exact_padding=exact, **DISTILLED)
+    task.adopt(model)
+    waves, mask = make_waves(padded=True)
+    length = int((~mask[2]).sum())
+    padded, alone = task.compute_targets(waves, mask), task.compute_targets(waves[2:, :length])
+    frames = alone.values[0].size(1)
+    apart = (padded.values[0][2, :frames] - alone.values[0][0]).abs().max()
+    assert apart < 1e-3 if exact else apart > 0.01
 
 
 @pytest.mark.parametrize(

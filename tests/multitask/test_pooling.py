@@ -63,7 +63,7 @@ def test_norm_is_torchs_over_the_labelled_utterances():
     ours, stock = PooledNorm(5), torch.nn.BatchNorm1d(5)
     with torch.no_grad():
         for name in ("weight", "bias"):
-            getattr(ours, name).copy_(getattr(stock, name).normal_())
+            getattr(ours.norm, name).copy_(getattr(stock, name).normal_())
     labelled = torch.tensor([True, False, True, True])
     for _ in range(3):
         x = torch.randn(4, 5) * 3 + 7
@@ -78,15 +78,15 @@ def test_norm_of_a_single_labelled_utterance_is_that_of_evaluation():
     torch.manual_seed(1)
     norm = PooledNorm(5)
     norm(torch.randn(8, 5) * 2 + 1)
-    mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    mean, var = norm.norm.running_mean.clone(), norm.norm.running_var.clone()
     x = torch.randn(3, 5)
     for labelled in (torch.tensor([False, True, False]), torch.zeros(3, dtype=torch.bool)):
         torch.testing.assert_close(norm(x, labelled), (x - mean) / (var + 1e-5).sqrt())
     torch.testing.assert_close(norm(x[:1]), (x[:1] - mean) / (var + 1e-5).sqrt())
-    assert torch.equal(norm.running_mean, mean) and torch.equal(norm.running_var, var)
+    assert torch.equal(norm.norm.running_mean, mean) and torch.equal(norm.norm.running_var, var)
 
 
 def test_norm_stays_in_single_precision():
     norm = PooledNorm(5).half()
     out = norm(torch.randn(4, 5).half())
-    assert out.dtype == norm.weight.dtype == norm.running_var.dtype == torch.float32
+    assert out.dtype == norm.norm.weight.dtype == norm.norm.running_var.dtype == torch.float32
