@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
 import torch
-from measuring import add_options, describe_run, in_own_process, measure_peak, quartiles, save_stock_teacher, time_in_turn
+from measuring import (
+    add_options,
+    describe_run,
+    in_own_process,
+    measure_peak,
+    quartiles,
+    save_stock_teacher,
+    time_in_turn,
+)
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 
@@ -35,9 +43,10 @@ RECIPE = Path(__file__).resolve().parents[1] / "config" / "distill" / "dphubert.
 
 def make_step(side: str, path: Path, waves: torch.Tensor) -> Tuple[Callable[[], None], torch.nn.Module]:
     """One training step of the recipe as a function to time, and its student; side is "plain" or "gated"."""
-    import fairseq_distill  # noqa: F401
     from fairseq import tasks
     from omegaconf import OmegaConf
+
+    import fairseq_distill  # noqa: F401
 
     run = OmegaConf.load(RECIPE)
     run.task.update({"data": ".", "teacher": str(path)})
@@ -60,7 +69,7 @@ def make_step(side: str, path: Path, waves: torch.Tensor) -> Tuple[Callable[[], 
 
 
 def build_adam(run: Any, student: torch.nn.Module) -> torch.optim.Optimizer:
-    """fairseq's Adam, with a group for each of the recipe's parameter groups that the student has, at its rate.
+    """Fairseq's Adam, with a group for each of the recipe's parameter groups that the student has, at its rate.
 
     Not its composite optimizer, of which there can be only one in a process: it keeps its groups in the class.
     """

@@ -22,7 +22,15 @@ from typing import Callable, Dict, List
 
 import torch
 import torch.nn.functional as F
-from measuring import add_options, describe_run, in_own_process, measure_peak, quartiles, save_stock_teacher, time_in_turn
+from measuring import (
+    add_options,
+    describe_run,
+    in_own_process,
+    measure_peak,
+    quartiles,
+    save_stock_teacher,
+    time_in_turn,
+)
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 
@@ -88,7 +96,13 @@ def make_our_step(path: Path, waves: torch.Tensor) -> Callable[[], None]:
     from fairseq import tasks
     from omegaconf import OmegaConf
 
-    model = {"_name": "speech_student", "init": str(path), "like_init": "layers", "encoder_layers": 2, "prediction_head": "split"}
+    model = {
+        "_name": "speech_student",
+        "init": str(path),
+        "like_init": "layers",
+        "encoder_layers": 2,
+        "prediction_head": "split",
+    }
     criterion = {"_name": "speech_distillation", "groups": [[layer] for layer in LAYERS], "predict_from": "last"}
     criterion.update(l1=1.0, cosine=0.0, log_sigmoid_cosine=1.0)
     task = {"_name": "speech_distillation", "data": ".", "teacher": str(path)}
@@ -128,7 +142,9 @@ def main() -> None:
         print(json.dumps(measure_memory(args.memory[0], args.memory[1], Path(args.memory[2]), waves)))
         return
     print(describe_run(args))
-    print(f"{'':<10}{'stock, s':>10}{'ours, s':>10}   {'ours / stock':<24}{'stock again / stock':<24}{'peak MB, stock':>15}{'ours':>8}")
+    print(
+        f"{'':<10}{'stock, s':>10}{'ours, s':>10}   {'ours / stock':<24}{'stock again / stock':<24}{'peak MB, stock':>15}{'ours':>8}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "hubert_base.pt"
         save_stock_teacher(path)

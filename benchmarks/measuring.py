@@ -90,6 +90,6 @@ def read_status(key: str) -> float:
 
 
 def quartiles(values: List[float]) -> str:
-    """"median (lower quartile - upper quartile)"."""
+    """ "median (lower quartile - upper quartile)"."""
     low, middle, high = statistics.quantiles(values, n=4)
     return f"{middle:.3f} ({low:.3f}-{high:.3f})"

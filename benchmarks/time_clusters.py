@@ -25,7 +25,14 @@ from typing import Iterator
 
 import torch
 from measuring import (
-    Work, add_options, describe_run, in_own_process, measure_peak, quartiles, save_stock_teacher, time_in_turn
+    Work,
+    add_options,
+    describe_run,
+    in_own_process,
+    measure_peak,
+    quartiles,
+    save_stock_teacher,
+    time_in_turn,
 )
 
 warnings.filterwarnings("ignore", category=FutureWarning)
@@ -34,8 +41,8 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 def make_work(name: str, path: Path, count: int, seconds: float) -> Work:
     """The work `name` on `count` waves, as a function to time."""
     from fairseq_distill import load_encoder
-    from fairseq_distill.layers.clustering import cluster_layers
-    from fairseq_distill.layers.similarity import compute_similarity
+    from fairseq_distill.layer_clusters.clustering import cluster_layers
+    from fairseq_distill.layer_clusters.similarity import compute_similarity
 
     teacher = load_encoder(path)
 

@@ -8,7 +8,7 @@ except ImportError as error:
         f"({error}): pip install 'fairseq-distill[fairseq]', or install the fairseq of your choice"
     ) from error
 
-from .safe_load import allow_fairseq_types
+from .checkpoints.safe_load import allow_fairseq_types
 
 allow_fairseq_types()
 
@@ -18,7 +18,7 @@ repair_fairseq()
 
 # fairseq scans tasks/ and models/ of a user-dir, but never criterions/, and nothing if the package was imported before
 from . import criterions, models, tasks  # noqa: E402,F401
-from .checkpoints import load_encoder  # noqa: E402
+from .checkpoints.reading import load_encoder  # noqa: E402
 from .encoder.model import EncoderOutput, SpeechEncoder  # noqa: E402
 
 __all__ = ["EncoderOutput", "SpeechEncoder", "load_encoder"]

@@ -5,19 +5,16 @@ Each repair says which versions need it, so that it can go when they do.
 
 import inspect
 from dataclasses import dataclass, fields
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 import torch
-
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf, open_dict
-
 from fairseq.data import bucket_pad_length_dataset, data_utils
 from fairseq.data.audio import raw_audio_dataset
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.models.hubert import hubert
 from fairseq.models.hubert.hubert_asr import HubertCtcConfig
+from hydra.core.config_store import ConfigStore
 
 
 def repair_fairseq() -> None:
@@ -78,7 +75,7 @@ def draw_mask(
     *args: Any,
     **kwargs: Any,
 ) -> np.ndarray:
-    """fairseq's `compute_mask_indices`, whose arguments it takes, with two repairs.
+    """Fairseq's `compute_mask_indices`, whose arguments it takes, with two repairs.
 
     In fairseq main and ve-fairseq 0.12.3 masks come from a generator that the clock seeds; here from NumPy's, which fairseq
     seeds for each update. And where a wave is so short that its spans cover it, main stops the run and 0.12.2 hides the whole
@@ -110,7 +107,7 @@ _stock_batch_by_size = data_utils.batch_by_size
 
 
 def batch_all(indices: Any, *args: Any, **kwargs: Any) -> List[Any]:
-    """fairseq's `batch_by_size`, whose arguments it takes, with every index in a batch."""
+    """Fairseq's `batch_by_size`, whose arguments it takes, with every index in a batch."""
     if not isinstance(indices, np.ndarray):
         indices = np.fromiter(indices, dtype=np.int64, count=-1)
     batches = list(_stock_batch_by_size(indices, *args, **kwargs))
@@ -119,36 +116,7 @@ def batch_all(indices: Any, *args: Any, **kwargs: Any) -> List[Any]:
 
 
 def repair_batches() -> None:
-    """fairseq main and ve-fairseq 0.12.3: the last batch of an epoch, validation's too, is dropped without a word if its size
-    is no multiple of `dataset.required_batch_size_multiple` (8 if not set)."""
-    data_utils.batch_by_size = batch_all
-
-
-def find_run(part: Any) -> Any:
-    """The whole run's settings that a section which fairseq handed over belongs to; {} if it belongs to none."""
-    root = part._get_parent() if OmegaConf.is_config(part) else None
-    return {} if root is None else root
-
-
-def read_run_settings(part: Any, section: str, defaults: Any) -> Any:
-    """Another section of the run that `part` belongs to, over `defaults`, a dataclass; what that has no field for is left out."""
-    given = find_run(part).get(section)
-    if not OmegaConf.is_dict(given):
-        given = {}
-    return OmegaConf.merge(defaults, {key: given[key] for key in given if key in defaults.__dataclass_fields__})
-
-
-def update_run_settings(part: Any, section: str, values: Dict[str, Any]) -> None:
-    """Write resolved settings into the run's own config, so that its checkpoints hold what was used.
-
-    fairseq hands models and tasks a merged copy of their section, which still knows the run's config as its parent.
-
-    Args:
-        part: the copy that fairseq handed over.
-        section: "model" or "task".
-        values: the settings to write.
+    """Fairseq main and ve-fairseq 0.12.3: the last batch of an epoch, validation's too, is dropped without a word if its size
+    is no multiple of `dataset.required_batch_size_multiple` (8 if not set).
     """
-    for settings in (part, find_run(part).get(section)):
-        if OmegaConf.is_dict(settings):
-            with open_dict(settings):
-                settings.update(values)
+    data_utils.batch_by_size = batch_all

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tables import format_accuracy, load, percent, print_rows  # noqa: E402
+from tables import format_accuracy, load, percent, print_rows
 
 SHAPES = ("16x128", "8x160", "4x224", "2x288", "1x384")
 WAYS = {"layers": "layer to layer", "last": "from the last layer"}
@@ -52,7 +52,12 @@ def describe(work: Path, name: str, probes: Sequence[str]) -> List[str]:
     return cells
 
 
-TITLES = {"wakeword": "wakeword", "digits": "digits", "digits.speaker": "digits, speaker", "librispeech.speaker": "unseen speakers, EER"}
+TITLES = {
+    "wakeword": "wakeword",
+    "digits": "digits",
+    "digits.speaker": "digits, speaker",
+    "librispeech.speaker": "unseen speakers, EER",
+}
 SIZES = ["parameters", "MACs per second", "RTF"]
 
 
@@ -102,7 +107,9 @@ def draw(work: Path, path: Path) -> None:
             values, below, above = zip(*(read_point(work, f"{way}_{s}", probe) for s in shapes))
             depths = [offset * int(s.split("x")[0]) for s in shapes]
             axes.errorbar(depths, values, (below, above), marker="o", capsize=3, label=label)
-        axes.axhline(read_point(work, "teacher", probe)[0], color="0.4", linestyle="--", label="teacher, 4 times as large")
+        axes.axhline(
+            read_point(work, "teacher", probe)[0], color="0.4", linestyle="--", label="teacher, 4 times as large"
+        )
         axes.set_title(title)
         axes.set_xscale("log", base=2)
         label_depths(axes, SHAPES)

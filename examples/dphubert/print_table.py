@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Dict
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tables import format_accuracy, load, percent, print_rows  # noqa: E402
+from tables import format_accuracy, load, percent, print_rows
 
 RUNS = {"params75": "75 % of parameters", "macs50": "50 % of MACs"}
 
@@ -36,14 +36,29 @@ def main(work: Path) -> None:
         info, step = load(work, f"{name}.info"), read_last_step(work, f"{name}.stage1")
         left, macs = info["parameters"]["encoder"], info["macs_per_second"]
         sizes.append(
-            [target, f"{float(step['sparsity']):.3f}", f"{before / 1e6:.2f} M", f"{left / 1e6:.2f} M", f"{1 - left / before:.3f}"]
+            [
+                target,
+                f"{float(step['sparsity']):.3f}",
+                f"{before / 1e6:.2f} M",
+                f"{left / 1e6:.2f} M",
+                f"{1 - left / before:.3f}",
+            ]
             + [f"{macs_before / 1e9:.3f} G", f"{macs / 1e9:.3f} G", f"{1 - macs / macs_before:.3f}"]
         )
         losses = [f"{read_loss(work, f'{name}.{stage}'):.4f}" for stage in ("stage1", "pruned", "stage2")]
         probes = [format_accuracy(load(work, f"{name}.{corpus}")) for corpus in ("wakeword", "digits")]
         qualities.append([target, *losses, *probes, percent(load(work, f"{name}.speakers")["eer"])])
     print_rows(
-        ["what should go", "expected sparsity at the end", "parameters", "left", "sparsity", "MACs per second", "left", "sparsity"],
+        [
+            "what should go",
+            "expected sparsity at the end",
+            "parameters",
+            "left",
+            "sparsity",
+            "MACs per second",
+            "left",
+            "sparsity",
+        ],
         sizes,
     )
     titles = ["what should go", "held-out loss, stage 1", "pruned", "stage 2", "wakeword", "digits", "speakers, EER"]

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tables import load, percent, print_rows  # noqa: E402
+from tables import load, percent, print_rows
 
 ENCODERS = ("teacher", "distilled", "pruned", "skill")
 
@@ -18,7 +18,10 @@ def main(work: Path) -> None:
         rows.append([name, str(result["utterances"]), str(result["words"]), *rates])
     print_rows(["encoder", "utterances", "words", "word errors", "character errors"], rows)
     for name, result in found.items():
-        print(f"{name}: " + "; ".join(f"{u['reference']} heard as {u['hypothesis'] or 'nothing'}" for u in result["random"]))
+        print(
+            f"{name}: "
+            + "; ".join(f"{u['reference']} heard as {u['hypothesis'] or 'nothing'}" for u in result["random"])
+        )
 
 
 if __name__ == "__main__":

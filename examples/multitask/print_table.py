@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tables import load, percent, print_rows  # noqa: E402
+from tables import load, percent, print_rows
 
 ENCODERS = ("teacher", "distilled", "pruned", "skill")
 MODES = {"frozen": "frozen", "padded": "frozen, padding as in stock fairseq", "tuned": "fine-tuned"}

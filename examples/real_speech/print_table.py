@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Dict
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tables import format_accuracy, load, percent, print_rows  # noqa: E402
+from tables import format_accuracy, load, percent, print_rows
 
 NAMES = ("teacher", "deep", "wide")
 SHARED_LAYERS = (4, 8, 12)  # teacher layers that both students predict
@@ -18,7 +18,9 @@ def read_validations(log: Path) -> Dict[int, Dict[str, float]]:
     for line in log.read_text().splitlines():
         if "][valid][" in line:
             values = json.loads(line[line.index("{") :])
-            found[int(values["valid_num_updates"])] = {k[len("valid_") :]: float(v) for k, v in values.items() if k.startswith("valid_")}
+            found[int(values["valid_num_updates"])] = {
+                k[len("valid_") :]: float(v) for k, v in values.items() if k.startswith("valid_")
+            }
     return found
 
 
@@ -41,7 +43,9 @@ def main(work: Path) -> None:
         validations = read_validations(work / name / "hydra_train.log")
         for updates in sorted(validations):
             values = validations[updates]
-            layers = [f"{values[f'l1_{layer}']:.3f} / {values[f'log_sigmoid_cosine_{layer}']:.3f}" for layer in SHARED_LAYERS]
+            layers = [
+                f"{values[f'l1_{layer}']:.3f} / {values[f'log_sigmoid_cosine_{layer}']:.3f}" for layer in SHARED_LAYERS
+            ]
             rows.append([name, str(updates), f"{values['loss']:.4f}", *layers])
     titles = [f"layer {layer}: L1 / -log sigmoid cos" for layer in SHARED_LAYERS]
     print_rows(["student", "updates", "held-out loss", *titles], rows)

@@ -17,16 +17,18 @@ import torch
 from torch import Tensor
 
 from fairseq_distill import load_encoder
-from fairseq_distill.distillation.groups import match_student_layers
-from fairseq_distill.distillation.losses import cosine, l1
+from fairseq_distill.data.speech_sample import SpeechSample
+from fairseq_distill.distillation.distances import cosine, l1
+from fairseq_distill.encoder.layer_groups import match_student_layers
 from fairseq_distill.encoder.model import SpeechEncoder
-from fairseq_distill.layers.speech_sample import SpeechSample
 
 RIDGE = 1e-6  # of the mean square: layers of few units have singular covariances
 
 
 @torch.inference_mode()
-def run_both(student: SpeechEncoder, teacher: SpeechEncoder, manifest: Path, seconds: float) -> Iterator[List[Tuple[Tensor, Tensor]]]:
+def run_both(
+    student: SpeechEncoder, teacher: SpeechEncoder, manifest: Path, seconds: float
+) -> Iterator[List[Tuple[Tensor, Tensor]]]:
     """Per utterance, for each layer of the teacher: the student's hidden state and ones, and the teacher's, (frames, width)."""
     layers = range(1, teacher.depth + 1)
     matching = [group[0] for group in match_student_layers([[layer] for layer in layers], student.depth, teacher.depth)]

@@ -9,7 +9,7 @@ from scipy.cluster.hierarchy import fcluster
 from sklearn.metrics import adjusted_rand_score
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tables import format_accuracy, load, percent, print_rows  # noqa: E402
+from tables import format_accuracy, load, percent, print_rows
 
 SPARSITIES = ("50", "75", "85")
 RECIPES = {"skill": "SKILL", "params": "DPHuBERT"}
@@ -23,7 +23,9 @@ def cut(clusters: Dict, number: int) -> List[int]:
 
 def print_stability(folder: Path) -> None:
     """Groups at K=4, and the adjusted Rand index against 20 minutes with seed 0, for several numbers of clusters."""
-    files = {tuple(int(part) for part in f.stem.replace("seed", "").split("s_")): f for f in folder.glob("*s_seed*.json")}
+    files = {
+        tuple(int(part) for part in f.stem.replace("seed", "").split("s_")): f for f in folder.glob("*s_seed*.json")
+    }
     found = {key: json.loads(file.read_text()) for key, file in sorted(files.items())}
     if (1200, 0) not in found or len(found) == 1:
         return

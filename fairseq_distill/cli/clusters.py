@@ -4,15 +4,15 @@ import argparse
 from pathlib import Path
 from typing import Dict, List
 
-from ..checkpoints import load_encoder
-from ..distillation.groups import format_groups
-from ..layers import LINKAGES
-from ..layers.clustering import LayerClusters, choose_layers, cluster_layers, cut, score_cuts, suggest_clusters
-from ..layers.fingerprint import fingerprint_weights
-from ..layers.pictures import TITLES, draw_clusters
-from ..layers.similarity import MEASURES, SHARE, Similarity, compute_similarity
-from ..layers.speech_sample import SpeechSample
-from ..layers.storage import write_clusters
+from ..checkpoints.reading import load_encoder
+from ..data.speech_sample import SpeechSample
+from ..encoder.layer_groups import format_groups
+from ..layer_clusters import LINKAGES
+from ..layer_clusters.clustering import LayerClusters, choose_layers, cluster_layers, cut, score_cuts, suggest_clusters
+from ..layer_clusters.fingerprint import fingerprint_weights
+from ..layer_clusters.pictures import TITLES, draw_clusters
+from ..layer_clusters.similarity import MEASURES, SHARE, Similarity, compute_similarity
+from ..layer_clusters.storage import write_clusters
 
 HELP = "which layers of a teacher say the same: similarities, a tree of clusters, groups to distil from"
 CRITERION = "highest mean silhouette"

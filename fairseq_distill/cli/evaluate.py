@@ -125,7 +125,9 @@ def check_options(args: argparse.Namespace) -> None:
     if args.heads and args.ctc:
         raise UserError("--heads and --ctc are for different models: give the one that CKPT is")
     kind = "--heads" if args.heads else "--ctc" if args.ctc else "a probe"
-    used = {"--heads": ("trials", "split"), "--ctc": ("split", "labels", "show")}.get(kind, ("label", "trials", "random_weights"))
+    used = {"--heads": ("trials", "split"), "--ctc": ("split", "labels", "show")}.get(
+        kind, ("label", "trials", "random_weights")
+    )
     options = ("label", "trials", "random_weights", "split", "labels", "show")
     given = [f"--{name.replace('_', '-')}" for name in options if name not in used and getattr(args, name) is not None]
     if given:
@@ -183,7 +185,11 @@ def format_table(result: Dict[str, Any]) -> str:
 def format_heads(result: Dict[str, Any]) -> str:
     """The result of `evaluate_heads` for people: the figures of each task."""
     skipped = ", ".join(f"{n} {why}" for why, n in result["skipped"].items() if n)
-    lines = {"checkpoint": result["checkpoint"], "data": f"{result['data']}, {result['split']}.tsv", "skipped": skipped or "none"}
+    lines = {
+        "checkpoint": result["checkpoint"],
+        "data": f"{result['data']}, {result['split']}.tsv",
+        "skipped": skipped or "none",
+    }
     table = _align(lines)
     for name, found in result["tasks"].items():
         table.append(f"\n{name} ({found['kind']}, {found['utterances']} utterances)")

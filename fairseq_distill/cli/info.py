@@ -7,7 +7,7 @@ from typing import Any, Dict
 import torch
 from torch import Tensor
 
-from ..checkpoints import load_encoder, read_checkpoint
+from ..checkpoints.reading import load_encoder, read_checkpoint
 from ..encoder.model import SpeechEncoder
 from ..encoder.size import count_parameters, frame_rate, measure_parts
 from ..pruning.size import METRICS, ExpectedSize
@@ -25,7 +25,9 @@ MACs are those of convolutions, linear layers and attention for one wave of --se
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `fairseq-distill info`."""
     parser.add_argument("checkpoint", help="HuBERT, wav2vec 2.0, data2vec, WavLM, a fine-tuned one, or a student")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of the wave that MACs are counted for (default 10)")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="length of the wave that MACs are counted for (default 10)"
+    )
     parser.add_argument("--measure", action="store_true", help="also time it on this CPU, on one wave of --seconds")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
 
@@ -94,8 +96,12 @@ def format_description(d: Dict[str, Any]) -> str:
         threads = f"{d['threads']} thread{'s' if d['threads'] > 1 else ''}, median of {RUNS} runs"
         lines.append(f"{'real-time factor':<24}{d['real_time_factor']:>10.4f}     (that wave, {threads})")
     if d["gates"] is not None:
-        left = ", ".join(f"{100 * value:.1f} % of {metric}" for metric, value in d["gates"]["expected_sparsity"].items())
-        lines.append(f"{'gates':<24}on {', '.join(d['gates']['units'])}; fairseq-distill prune will take away about {left}")
+        left = ", ".join(
+            f"{100 * value:.1f} % of {metric}" for metric, value in d["gates"]["expected_sparsity"].items()
+        )
+        lines.append(
+            f"{'gates':<24}on {', '.join(d['gates']['units'])}; fairseq-distill prune will take away about {left}"
+        )
     lines += ["", f"{'part':<16}{'shape':<36}{'parameters':>12}{'MACs/s, M':>12}"]
     for part in d["parts"]:
         macs = part["macs"] / d["macs_wave_seconds"] / 1e6

@@ -25,7 +25,8 @@ _COMMANDS = {
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands; each module gives HELP, add_arguments(parser) and run(args) -> exit code."""
     parser = argparse.ArgumentParser(
-        prog="fairseq-distill", description="Look into, compress and evaluate speech encoders (training is fairseq's own)."
+        prog="fairseq-distill",
+        description="Look into, compress and evaluate speech encoders (training is fairseq's own).",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in _COMMANDS.items():

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from ..data.audio_file import BrokenAudio, read_wave
 from ..errors import UserError
-from ..files import write_whole
 from ..models.speech_multitask import MultitaskOutput, SpeechMultitask, load_multitask
+from ..output.files import write_whole
 
 HELP = "labels with probabilities, embeddings, and whether two files are of one speaker, by a fine-tuned model"
 EPILOG = """example:
@@ -33,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top", metavar="N", type=int, default=3, help="how many labels to print (default: 3; --json has all)"
     )
     parser.add_argument(
-        "--embed", metavar="OUT.npz", type=Path, help="write each task's embeddings (files, width) under its name, and 'files'"
+        "--embed",
+        metavar="OUT.npz",
+        type=Path,
+        help="write each task's embeddings (files, width) under its name, and 'files'",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoints import load_encoder, read_checkpoint
+from ..checkpoints.reading import load_encoder, read_checkpoint
+from ..checkpoints.saving import save_pruned
 from ..encoder.model import SpeechEncoder
 from ..encoder.size import count_parameters, macs_per_second
 from ..errors import UserError
 from ..pruning.picture import draw_units
 from ..pruning.surgery import prune_encoder
-from ..saving import save_pruned
 
 HELP = "cut closed gates out of a student of stage 1: a smaller student with the same features"
 EPILOG = """examples:
@@ -28,7 +28,9 @@ _SECONDS = 2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `fairseq-distill prune`."""
-    parser.add_argument("checkpoint", metavar="STAGE1.pt", help="a student trained with model.prune, or fine-tuned since")
+    parser.add_argument(
+        "checkpoint", metavar="STAGE1.pt", help="a student trained with model.prune, or fine-tuned since"
+    )
     parser.add_argument("output", metavar="OUT.pt", type=Path, help="where to write the smaller student")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw what is left of each layer (.png, .pdf, .svg)")
 
@@ -70,7 +72,10 @@ def compare_features(one: SpeechEncoder, other: SpeechEncoder) -> float:
     padding_mask = torch.zeros(waves.shape, dtype=torch.bool)
     padding_mask[1, waves.size(1) // 2 :] = True
     a, b = (encoder(waves.masked_fill(padding_mask, 0), padding_mask=padding_mask) for encoder in (one, other))
-    pairs = [(x[~a.padding_mask], y[~a.padding_mask]) for x, y in zip((*a.hidden, a.x, a.features), (*b.hidden, b.x, b.features))]
+    pairs = [
+        (x[~a.padding_mask], y[~a.padding_mask])
+        for x, y in zip((*a.hidden, a.x, a.features), (*b.hidden, b.x, b.features))
+    ]
     return float(torch.stack([(x - y).norm() / x.norm() for x, y in pairs]).max())  # not a number stays one
 
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from ..checkpoints import load_encoder
+from ..checkpoints.reading import load_encoder
 from ..encoder.config import EncoderConfig
 from ..encoder.conv_spec import receptive_field
 from ..encoder.model import SpeechEncoder

@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List
 
-from ..checkpoints import load_encoder
-from ..layers.fingerprint import fingerprint_weights
-from ..layers.pictures import draw_similarity
-from ..layers.similarity import Similarity, compare_encoders
-from ..layers.speech_sample import SpeechSample
+from ..checkpoints.reading import load_encoder
+from ..data.speech_sample import SpeechSample
+from ..layer_clusters.fingerprint import fingerprint_weights
+from ..layer_clusters.pictures import draw_similarity
+from ..layer_clusters.similarity import Similarity, compare_encoders
 from .clusters import add_sample_arguments, describe_comparison
 
 HELP = "layer by layer, how alike two encoders are"

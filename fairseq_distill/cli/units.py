@@ -6,12 +6,12 @@ from typing import List, Sequence
 
 import numpy as np
 
-from ..checkpoints import load_encoder
+from ..checkpoints.reading import load_encoder
 from ..data.manifest import Manifest, read_manifest
 from ..encoder.model import SpeechEncoder
 from ..encoder.size import frame_rate
 from ..errors import UserError
-from ..layers.fingerprint import fingerprint_weights
+from ..layer_clusters.fingerprint import fingerprint_weights
 from ..units.fitting import MAX_FRAMES, Fit, fit_units
 from ..units.folder import LABELS, check_folder, label_file, write_units
 from ..units.frames import LONGEST, LayerFrames
@@ -106,5 +106,7 @@ def _describe(fit: Fit, manifests: Sequence[Manifest], labelled: Sequence[Labell
         lines.append(line)
     counts = np.sum([done.counts for done in labelled], axis=0)
     largest = counts.max() / counts.sum()
-    lines.append(f"used        {np.count_nonzero(counts)} of {len(counts)} units, the largest for {largest:.1%} of the frames")
+    lines.append(
+        f"used        {np.count_nonzero(counts)} of {len(counts)} units, the largest for {largest:.1%} of the frames"
+    )
     return lines

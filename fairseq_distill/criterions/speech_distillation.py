@@ -5,16 +5,15 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
 
 import torch
-
 from fairseq import metrics
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.data.data_utils import numpy_seed
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
-from ..distillation.losses import DISTANCES, count_frames_that_count, sum_distances
+from ..distillation.distances import DISTANCES, count_frames_that_count, sum_distances
 from ..distillation.relations import RELATIONS, needed_for, sum_relations
 from ..distillation.unit_prediction import UnitTargets
-from ..layers import LINKAGES
+from ..layer_clusters import LINKAGES
 
 
 @dataclass
@@ -30,14 +29,16 @@ class SpeechDistillationCriterionConfig(FairseqDataclass):
         },
     )
     groups_file: str = field(
-        default="", metadata={"help": "file that fairseq-distill clusters --out wrote: its groups instead of criterion.groups"}
+        default="",
+        metadata={"help": "file that fairseq-distill clusters --out wrote: its groups instead of criterion.groups"},
     )
     clusters: Optional[int] = field(default=None, metadata={"help": "with groups=auto: number of groups"})
     cluster_linkage: ChoiceEnum(LINKAGES) = field(
         default="average", metadata={"help": "with groups=auto: distance of two clusters"}
     )
     cluster_adjacent: bool = field(
-        default=False, metadata={"help": "with groups=auto: merge only neighbouring layers, so that groups have no gaps"}
+        default=False,
+        metadata={"help": "with groups=auto: merge only neighbouring layers, so that groups have no gaps"},
     )
     student_average: bool = field(
         default=False,
@@ -60,14 +61,18 @@ class SpeechDistillationCriterionConfig(FairseqDataclass):
     l1: float = field(default=1.0, metadata={"help": "weight of the mean absolute difference"})
     mse: float = field(default=0.0, metadata={"help": "weight of the mean squared difference"})
     cosine: float = field(default=1.0, metadata={"help": "weight of minus the cosine similarity"})
-    log_sigmoid_cosine: float = field(default=0.0, metadata={"help": "weight of minus log sigmoid of the cosine similarity"})
+    log_sigmoid_cosine: float = field(
+        default=0.0, metadata={"help": "weight of minus log sigmoid of the cosine similarity"}
+    )
     hint: float = field(default=1.0, metadata={"help": "weight of every group but the last (FitHuBERT: 0.1)"})
     reduce_groups: ChoiceEnum(["mean", "sum"]) = field(
         default="mean", metadata={"help": "of the groups' weighted distances: mean, or sum (FitHuBERT)"}
     )
     temporal_relations: float = field(
         default=0.0,
-        metadata={"help": "weight of the distance of Gram matrices over frames, of each group in student and teacher (STaR)"},
+        metadata={
+            "help": "weight of the distance of Gram matrices over frames, of each group in student and teacher (STaR)"
+        },
     )
     layer_relations: float = field(
         default=0.0,

@@ -5,12 +5,11 @@ from typing import Any, Dict, List
 
 import torch
 import torch.nn.functional as F
-
 from fairseq import metrics
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
-from ..distillation.losses import DISTANCES
+from ..distillation.distances import DISTANCES
 from ..multitask.distillation import measure_distances
 from ..multitask.heads import NO_LABEL
 

@@ -71,7 +71,7 @@ class DistillationAudioDataset(FileAudioDataset):
         return int(self._faults.count_nonzero())
 
     def set_epoch(self, epoch: int) -> None:
-        """fairseq calls this before each epoch, and with 1 before each validation."""
+        """Fairseq calls this before each epoch, and with 1 before each validation."""
         super().set_epoch(epoch)
         self.epoch = epoch
 

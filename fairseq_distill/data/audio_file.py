@@ -46,7 +46,9 @@ class BrokenAudio(Exception):
 
 
 @contextlib.contextmanager
-def open_audio(path: str, sample_rate: int, num_samples: Optional[int], min_samples: int) -> Iterator[soundfile.SoundFile]:
+def open_audio(
+    path: str, sample_rate: int, num_samples: Optional[int], min_samples: int
+) -> Iterator[soundfile.SoundFile]:
     """Open `path` (a file, or fairseq's ZIP:OFFSET:LENGTH) and compare its header with what the manifest promises.
 
     num_samples: per channel, as the manifest has it; None = any. min_samples: the least that can be used.

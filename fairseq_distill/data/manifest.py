@@ -12,7 +12,6 @@ from tqdm import tqdm
 from fairseq_distill.data.audio_file import BrokenAudio, Fault, open_audio
 from fairseq_distill.errors import UserError
 
-
 MAX_CHECKED_FILES = 400
 _SHOWN_PER_FAULT = 3
 

@@ -5,7 +5,6 @@ import os
 from typing import List, Sequence
 
 import numpy as np
-import torch
 from fairseq.data import Dictionary, data_utils
 from torch import Tensor
 
@@ -86,7 +85,9 @@ class UnitLabels:
                 waves by more than 0.1 s; fewer are logged.
         """
         if len(self) != num_rows:
-            raise UserError(f"{self.path} has {len(self)} lines, {manifest_path} {num_rows} rows: label this manifest anew")
+            raise UserError(
+                f"{self.path} has {len(self)} lines, {manifest_path} {num_rows} rows: label this manifest anew"
+            )
         difference = np.abs(self.lengths[rows] / self.rate - np.asarray(sizes) / self.sample_rate)
         wrong = [(int(rows[i]), int(sizes[i])) for i in np.flatnonzero(difference > _TOLERANCE)]
         if not wrong:

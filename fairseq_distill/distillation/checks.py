@@ -2,12 +2,12 @@
 
 from typing import Any, Sequence
 
-from ..checkpoints import EncoderCheckpoint
+from ..checkpoints.reading import EncoderCheckpoint
+from ..encoder.layer_groups import Group
 from ..errors import UserError
-from .groups import Group
-from .losses import DISTANCES
+from .distances import DISTANCES
 from .relations import RELATIONS, needed_for
-from .views import check_captured
+from .states import check_captured
 
 
 def check_heads(criterion: Any, model_cfg: Any) -> None:
@@ -49,7 +49,9 @@ def check_labels(criterion: Any, label_dir: str, model_cfg: Any) -> None:
         )
     reduction = model_cfg.get("time_reduction", 1)
     if label_dir and reduction > 1:
-        raise UserError(f"criterion.masked_prediction has a unit for each frame: model.time_reduction={reduction} must be 1")
+        raise UserError(
+            f"criterion.masked_prediction has a unit for each frame: model.time_reduction={reduction} must be 1"
+        )
 
 
 def check_same(one: EncoderCheckpoint, other: EncoderCheckpoint) -> None:

@@ -7,8 +7,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..encoder.layer_groups import FEATURES, Group, format_groups
 from ..errors import UserError
-from .groups import FEATURES, Group, format_groups
 
 SHARE_HEADS = ("none", "layers")
 

@@ -5,7 +5,7 @@ from typing import Any, Collection, Dict, Optional
 import torch
 from torch import Tensor
 
-from .views import Capture
+from .states import Capture
 
 RELATIONS = ("temporal_relations", "layer_relations", "attention_maps")
 
@@ -58,7 +58,8 @@ def relate(one: Tensor, other: Tensor) -> Tensor:
 
 def relation_distance(prediction: Tensor, target: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
     """Squared difference of two relations (batch, frames, frames), averaged over the frames that are no padding in the last
-    dimension: (batch, frames)."""
+    dimension: (batch, frames).
+    """
     return _mean_over_keys((prediction - target).pow(2), padding_mask)
 
 

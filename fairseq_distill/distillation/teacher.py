@@ -6,11 +6,11 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from ..checkpoints import load_encoder
+from ..checkpoints.reading import load_encoder
+from ..encoder.layer_groups import Group
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
-from .groups import Group
-from .views import Capture, View, look
+from .states import Capture, View, look
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,9 @@ class Teacher:
             return seen
         unseen = look(encoder, features, self.groups, mask_indices=mask_indices)
         frames = mask_indices.unsqueeze(-1)
-        return seen._replace(means=[torch.where(frames, whole, masked) for whole, masked in zip(seen.means, unseen.means)])
+        return seen._replace(
+            means=[torch.where(frames, whole, masked) for whole, masked in zip(seen.means, unseen.means)]
+        )
 
     def _check_finite(self, targets: Sequence[Tensor]) -> None:
         """Once, on the first batch: half precision overflows in some large pre-norm models."""
@@ -122,7 +124,9 @@ def _clone(view: View) -> View:
     """A view that autograd may save."""
     mask = view.padding_mask
     pairs = [(one.clone(), other.clone()) for one, other in view.pairs]
-    return View([m.clone() for m in view.means], pairs, [m.clone() for m in view.maps], None if mask is None else mask.clone())
+    return View(
+        [m.clone() for m in view.means], pairs, [m.clone() for m in view.maps], None if mask is None else mask.clone()
+    )
 
 
 def _add(total: View, view: View) -> View:

@@ -51,7 +51,9 @@ def predict_units(encoder: SpeechEncoder, features: Features, targets: UnitTarge
     if output.padding_mask is not None:
         chosen &= ~output.padding_mask
     projected = encoder.final_proj(output.x[chosen])
-    embeddings = encoder.label_embs_concat if encoder.target_glu is None else encoder.target_glu(encoder.label_embs_concat)
+    embeddings = (
+        encoder.label_embs_concat if encoder.target_glu is None else encoder.target_glu(encoder.label_embs_concat)
+    )
     similarity = F.normalize(projected.float(), dim=-1) @ F.normalize(embeddings.float(), dim=-1).T
     logits, units = similarity / encoder.logit_temp, targets.units[chosen]
     count = chosen.sum()

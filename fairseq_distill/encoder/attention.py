@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .readers import ScaledLinear
+from .gated import ScaledLinear
 
 
 class AttentionInput(NamedTuple):

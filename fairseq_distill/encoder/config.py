@@ -4,12 +4,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any, List, Mapping, Optional, Tuple
 
 import yaml
-
 from fairseq.models.hubert.hubert import HubertConfig
 
 from .conv_spec import ConvLayer, parse_conv_layers, receptive_field, total_stride
 
 FAMILIES = ("hubert", "wav2vec2", "data2vec", "wavlm")
+# what the convolution stack of an encoder is, apart from the layers
+FRONT_FIELDS = ["family", "normalize", "extractor_mode", "conv_feature_layers", "conv_bias", "project_features"]
 UNITS = ("conv", "heads", "ffn", "attention_layers", "ffn_layers")
 
 
@@ -98,7 +99,9 @@ class EncoderConfig(HubertConfig):
         default=False, metadata={"help": "WavLM: bias the attention by a learned embedding of the distance"}
     )
     num_buckets: int = field(default=320, metadata={"help": "WavLM: number of distances that are told apart"})
-    max_distance: int = field(default=1280, metadata={"help": "WavLM: distance in frames at which the last bucket starts"})
+    max_distance: int = field(
+        default=1280, metadata={"help": "WavLM: distance in frames at which the last bucket starts"}
+    )
     gru_rel_pos: bool = field(
         default=False, metadata={"help": "WavLM: gate the position bias by the layer's input, per head and frame"}
     )
@@ -177,7 +180,11 @@ class EncoderConfig(HubertConfig):
             ("family", self.family, FAMILIES),
             ("extractor_mode", str(self.extractor_mode), ("default", "layer_norm")),
             ("layer_type", str(self.layer_type), ("transformer",)),
-            ("activation_fn", str(self.activation_fn), ("gelu", "relu", "tanh", "linear", "gelu_accurate", "gelu_fast")),
+            (
+                "activation_fn",
+                str(self.activation_fn),
+                ("gelu", "relu", "tanh", "linear", "gelu_accurate", "gelu_fast"),
+            ),
         )
         for name, value, allowed in choices:
             if value not in allowed:
@@ -210,7 +217,9 @@ class EncoderConfig(HubertConfig):
 
     def _check_reuse(self) -> None:
         reusing = list(self.reuse_attention)
-        if any(type(n) is not int or not 2 <= n <= self.encoder_layers for n in reusing) or len(set(reusing)) < len(reusing):
+        if any(type(n) is not int or not 2 <= n <= self.encoder_layers for n in reusing) or len(set(reusing)) < len(
+            reusing
+        ):
             raise ValueError(
                 f"reuse_attention={reusing} must name different layers from 2 to encoder_layers={self.encoder_layers}: the "
                 "first layer has no map before it to reuse"

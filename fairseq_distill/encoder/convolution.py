@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import EncoderConfig
-from .readers import OpenLayerNorm, ScaledConv1d
+from .gated import OpenLayerNorm, ScaledConv1d
 
 
 class ChannelNorm(nn.Module):
@@ -31,7 +31,9 @@ class ChannelNorm(nn.Module):
 class ConvBlock(nn.Module):
     """Convolution, norm or none, GELU. Children carry fairseq's numbers: `0` the convolution, `2` the norm."""
 
-    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, bias: bool, norm: Optional[nn.Module]):
+    def __init__(
+        self, in_channels: int, channels: int, kernel: int, stride: int, bias: bool, norm: Optional[nn.Module]
+    ):
         super().__init__()
         conv = ScaledConv1d(in_channels, channels, kernel, stride=stride, bias=bias)
         nn.init.kaiming_normal_(conv.weight)
@@ -56,7 +58,6 @@ class ConvBlock(nn.Module):
             x = self.norm(x)
         # without gradients in place: these are the largest tensors of the whole network, and new memory is slow
         return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
-
 
     def count_frames(self, lengths: Tensor) -> Tensor:
         """Frames that depend on nothing but the first `lengths` (batch,) frames of the input."""

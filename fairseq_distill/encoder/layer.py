@@ -5,13 +5,12 @@ from typing import Any, Callable, Optional
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch import Tensor
-
 from fairseq import utils
+from torch import Tensor
 
 from .attention import AttentionInput, AttentionOutput, ReusedAttention, SelfAttention
 from .config import EncoderConfig
-from .readers import ScaledLinear
+from .gated import ScaledLinear
 
 
 class Constant(nn.Module):
@@ -64,7 +63,9 @@ class TransformerLayer(nn.Module):
         elif heads:
             bias_heads = cfg.encoder_attention_heads if cfg.relative_position_embedding and cfg.gru_rel_pos else 0
             numbers = cfg.head_numbers[number - 1]
-            self.self_attn = SelfAttention(width, heads, cfg.attention_head_dim, cfg.attention_dropout, bias_heads, numbers)
+            self.self_attn = SelfAttention(
+                width, heads, cfg.attention_head_dim, cfg.attention_dropout, bias_heads, numbers
+            )
         self.fc1 = nn.Linear(width, ffn_dim) if ffn_dim else None
         self.fc2 = ScaledLinear(ffn_dim, width) if ffn_dim else Constant(width)
         self.self_attn_layer_norm = nn.LayerNorm(width) if heads or not self.layer_norm_first else None

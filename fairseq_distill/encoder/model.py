@@ -7,24 +7,36 @@ from typing import AbstractSet, Any, Collection, List, NamedTuple, Optional, Seq
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch import Tensor
-
 from fairseq.models import BaseFairseqModel
 from fairseq.models.hubert.hubert import HubertModel
 from fairseq.modules import GradMultiply
+from torch import Tensor
 
 from .config import EncoderConfig
 from .convolution import ConvFeatureExtractor
-from .readers import OpenLayerNorm, ScaledLinear
+from .gated import OpenLayerNorm, ScaledLinear
 from .transformer import TransformerEncoder
 
 # settings that HubertModel's inherited methods read as attributes of the model
-_INHERITED_SETTINGS = (
-    "feature_grad_mult logit_temp skip_masked skip_nomask untie_final_proj "
-    "mask_prob mask_selection mask_other mask_length no_mask_overlap mask_min_space "
-    "mask_channel_prob mask_channel_selection mask_channel_other mask_channel_length no_mask_channel_overlap "
-    "mask_channel_min_space"
-).split()
+_INHERITED_SETTINGS = [
+    "feature_grad_mult",
+    "logit_temp",
+    "skip_masked",
+    "skip_nomask",
+    "untie_final_proj",
+    "mask_prob",
+    "mask_selection",
+    "mask_other",
+    "mask_length",
+    "no_mask_overlap",
+    "mask_min_space",
+    "mask_channel_prob",
+    "mask_channel_selection",
+    "mask_channel_other",
+    "mask_channel_length",
+    "no_mask_channel_overlap",
+    "mask_channel_min_space",
+]
 
 
 class Features(NamedTuple):

@@ -32,7 +32,9 @@ def measure_parts(encoder: SpeechEncoder, seconds: float = 10.0) -> List[Part]:
         samples = (samples - kernel) // stride + 1
         macs = samples * in_channels * channels * kernel
         layer = encoder.feature_extractor.conv_layers[index]
-        parts.append(Part(f"conv {index}", f"{in_channels}->{channels}, kernel {kernel}, stride {stride}", _count(layer), macs))
+        parts.append(
+            Part(f"conv {index}", f"{in_channels}->{channels}, kernel {kernel}, stride {stride}", _count(layer), macs)
+        )
         in_channels = channels
     frames, width = samples, cfg.encoder_embed_dim
     projection = encoder.post_extract_proj
@@ -51,7 +53,9 @@ def measure_parts(encoder: SpeechEncoder, seconds: float = 10.0) -> List[Part]:
         parts.append(Part("time reduction", f"{factor} frames to 1", _count(transformer.time_reduction), macs))
     bias = transformer.relative_attention_bias
     if bias is not None:
-        parts.append(Part("position bias", f"{bias.num_embeddings} buckets, {bias.embedding_dim} heads", _count(bias), 0))
+        parts.append(
+            Part("position bias", f"{bias.num_embeddings} buckets, {bias.embedding_dim} heads", _count(bias), 0)
+        )
     parts.append(Part("final norm" if cfg.layer_norm_first else "first norm", "", _count(transformer.layer_norm), 0))
     for number, (layer, heads, ffn) in enumerate(zip(transformer.layers, cfg.heads, cfg.ffn_dims), start=1):
         inner, reuses = heads * cfg.attention_head_dim, number in cfg.reuse_attention
@@ -75,7 +79,9 @@ def count_parameters(encoder: SpeechEncoder) -> Dict[str, int]:
     """
     total = _count(encoder) - _count(encoder.gates)
     mask = encoder.mask_emb.numel()
-    body = sum(_count(m) for m in (encoder.feature_extractor, encoder.layer_norm, encoder.post_extract_proj, encoder.encoder))
+    body = sum(
+        _count(m) for m in (encoder.feature_extractor, encoder.layer_norm, encoder.post_extract_proj, encoder.encoder)
+    )
     return {"encoder": body, "mask_emb": mask, "heads": total - body - mask}
 
 

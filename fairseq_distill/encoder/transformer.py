@@ -1,6 +1,6 @@
 """The transformer of a speech encoder: positions, time reduction, and layers of any shape."""
 
-from typing import AbstractSet, Any, Dict, List, NamedTuple, Optional, Set
+from typing import AbstractSet, Any, Dict, NamedTuple, Optional, Set
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class TransformerEncoder(nn.Module):
         self.apply(_initialize)
 
     def forward(self, x: Tensor, padding_mask: Optional[Tensor] = None, layer: Optional[int] = None):
-        """fairseq's interface, which `HubertModel.forward` calls.
+        """Fairseq's interface, which `HubertModel.forward` calls.
 
         Args:
             x: (batch, frames, width), the projected features.

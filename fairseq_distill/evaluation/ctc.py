@@ -9,20 +9,19 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from fairseq.data.data_utils import post_process
 from fairseq.models import BaseFairseqModel
 
-from ..checkpoints import read_checkpoint
+from ..checkpoints.reading import read_checkpoint
+from ..checkpoints.safe_load import read_pickled, to_plain
+from ..data.labels import read_labels
 from ..data.manifest import Manifest, read_manifest
+from ..data.waves import describe_unreadable, process_waves
 from ..encoder.conv_spec import receptive_field
 from ..errors import UserError
-from ..safe_load import read_pickled, to_plain
 from .bootstrap import DRAWS, SEED, ratio_interval
-from .labels import read_labels
-from .waves import describe_unreadable, process_waves
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
+from ..data.labels import read_labels
 from ..data.manifest import read_manifest
 from ..errors import UserError
 from .bootstrap import DRAWS, SEED
 from .classification import measure_classes
 from .features import FeatureStore
-from .labels import read_labels
 from .probe import Probe, Standardiser, accuracy_interval, choose_probe
 from .trials import Trials, check_speakers, read_trials
 from .verification import count_pairs, measure_verification, verify

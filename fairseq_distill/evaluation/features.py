@@ -17,12 +17,12 @@ from typing import Dict, Optional, Sequence
 import numpy as np
 import torch
 
-from ..checkpoints import load_encoder
+from ..checkpoints.reading import load_encoder
 from ..data.audio_file import BrokenAudio, Fault
 from ..data.manifest import Manifest, read_manifest
+from ..data.waves import describe_unreadable, process_waves
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
-from .waves import describe_unreadable, process_waves
 
 logger = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..data.labels import read_labels
 from ..data.manifest import Manifest, read_manifest
+from ..data.waves import describe_unreadable, process_waves
 from ..errors import UserError
 from ..multitask.task_list import TaskSettings
 from .classification import measure_classes
-from .labels import read_labels
 from .trials import Trials, check_speakers, pair_all, read_trials
 from .verification import measure_scores, score_trials
-from .waves import describe_unreadable, process_waves
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,9 @@ def evaluate_heads(model: nn.Module, data: Path, split: str = "test", trials: Op
 
     @torch.inference_mode()
     def hear(wave: torch.Tensor) -> Tuple[Arrays, Arrays]:
-        output = model(wave.unsqueeze(0))  # its hidden states are not kept: a whole manifest's would not fit into memory
+        output = model(
+            wave.unsqueeze(0)
+        )  # its hidden states are not kept: a whole manifest's would not fit into memory
         return _as_arrays(output.scores), _as_arrays(output.embeddings)
 
     outputs, unreadable = process_waves(manifest, rows, model.cfg.shortest_wave, hear, "heads on")
@@ -67,7 +69,9 @@ def evaluate_heads(model: nn.Module, data: Path, split: str = "test", trials: Op
     for task in (task for task in model.tasks if task.name in labels):
         used = [row for row in outputs if labels[task.name][row]]
         if not used:
-            raise UserError(f"task {task.name}: no utterance of {data / split}.tsv that could be read has a label for it")
+            raise UserError(
+                f"task {task.name}: no utterance of {data / split}.tsv that could be read has a label for it"
+            )
         scores, embeddings = (np.stack([outputs[row][i][task.name] for row in used]) for i in (0, 1))
         own = [labels[task.name][row] for row in used]
         heard = Heard(task, model.classes[task.name], used, own, scores, embeddings)
@@ -100,7 +104,9 @@ def _read_all_labels(tasks: Sequence[TaskSettings], manifest: Manifest, data: Pa
         )
     left_out = [name for name in files if name not in labels]
     if left_out:
-        logger.warning(f"not measured, as there are no labels: {', '.join(f'{name} ({files[name]})' for name in left_out)}")
+        logger.warning(
+            f"not measured, as there are no labels: {', '.join(f'{name} ({files[name]})' for name in left_out)}"
+        )
     return labels
 
 
@@ -144,5 +150,7 @@ def _measure_speakers(heard: Heard, pairs: Trials, skipped: Optional[int]) -> Di
             "needs both"
         )
     speakers = np.asarray(heard.labels)
-    found = measure_scores(score_trials(heard.embeddings, pairs), pairs.same, speakers[pairs.enrol], speakers[pairs.test])
+    found = measure_scores(
+        score_trials(heard.embeddings, pairs), pairs.same, speakers[pairs.enrol], speakers[pairs.test]
+    )
     return {"same_pairs": same, "different_pairs": different, "trials_skipped": skipped, **found}

@@ -1,6 +1,6 @@
 """Registered models; fairseq imports every plain file in this folder."""
 
-from .speech_student import SpeechStudent
 from .speech_multitask import SpeechMultitask
+from .speech_student import SpeechStudent
 
 __all__ = ["SpeechMultitask", "SpeechStudent"]

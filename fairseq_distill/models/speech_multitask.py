@@ -8,24 +8,23 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
-from torch import Tensor, nn
-
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import BaseFairseqModel, register_model
+from torch import Tensor, nn
 
-from ..checkpoints import load_encoder
-from ..compat import update_run_settings
-from ..distillation.groups import parse_groups
-from ..distillation.initialization import shape_like
+from ..checkpoints.reading import load_encoder
+from ..checkpoints.safe_load import PathLike, read_pickled, to_plain
 from ..encoder.config import EncoderConfig
+from ..encoder.layer_groups import parse_groups
 from ..encoder.model import EncoderOutput, SpeechEncoder
 from ..errors import UserError
+from ..initialization.start import shape_like
 from ..multitask.distillation import Adapter, TeacherHeads, TeacherPredictions, attach
 from ..multitask.heads import TaskUncertainty, build_head, needs_last, needs_sum
 from ..multitask.task_list import TaskSettings, parse_tasks
-from ..paths import find_file
 from ..pruning.gates import add_gates
-from ..safe_load import PathLike, read_pickled, to_plain
+from ..run.paths import find_file
+from ..run.settings import update_run_settings
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +44,9 @@ class SpeechMultitaskConfig(EncoderConfig):
     )
     freeze: ChoiceEnum(FREEZE) = field(
         default="none",
-        metadata={"help": "what of the encoder stays as it is: none; cnn = the convolutions; all = only heads are trained"},
+        metadata={
+            "help": "what of the encoder stays as it is: none; cnn = the convolutions; all = only heads are trained"
+        },
     )
     freeze_updates: int = field(
         default=0, metadata={"help": "the whole encoder stays as it is for this many updates, while the heads settle"}
@@ -68,7 +69,8 @@ class SpeechMultitaskConfig(EncoderConfig):
         },
     )
     prediction_groups: str = field(
-        default="", metadata={"help": "groups of teacher layers with a head each; the task writes it from criterion.groups"}
+        default="",
+        metadata={"help": "groups of teacher layers with a head each; the task writes it from criterion.groups"},
     )
     prediction_dim: int = field(default=0, metadata={"help": "width of the teacher; the task writes it"})
 
@@ -172,7 +174,9 @@ class SpeechMultitask(BaseFairseqModel):
             # torch's own method: fairseq's changes the names of some weights
             nn.Module.load_state_dict(model.encoder, source.state_dict())
             if source.gates is not None:
-                logger.warning("this encoder's gates are not cut (fairseq-distill prune does it); they stay as they are")
+                logger.warning(
+                    "this encoder's gates are not cut (fairseq-distill prune does it); they stay as they are"
+                )
         return model
 
     @property
@@ -220,7 +224,7 @@ class SpeechMultitask(BaseFairseqModel):
         return self
 
     def set_num_updates(self, num_updates: int) -> None:
-        """fairseq tells the number of updates done so far, after it has set the mode: the encoder may wake up."""
+        """Fairseq tells the number of updates done so far, after it has set the mode: the encoder may wake up."""
         super().set_num_updates(num_updates)
         was_frozen, self.num_updates = self.encoder_frozen, num_updates
         if was_frozen != self.encoder_frozen:
@@ -258,7 +262,9 @@ def load_multitask(path: PathLike) -> SpeechMultitask:
     settings, task_state = to_plain(state.get("cfg")) or {}, to_plain(state.get("task_state")) or {}
     name = (settings.get("model") or {}).get("_name", "no model of fairseq")
     if name != "speech_multitask" or "classes" not in task_state:
-        raise UserError(f"{path} holds {name}, and this needs a model that was fine-tuned as speech_multitask (recipes in config/finetune)")
+        raise UserError(
+            f"{path} holds {name}, and this needs a model that was fine-tuned as speech_multitask (recipes in config/finetune)"
+        )
     try:
         config = SpeechMultitaskConfig.from_settings(settings["model"])
         model = SpeechMultitask(config, parse_tasks(settings["task"]["tasks"]), task_state["classes"])

@@ -5,26 +5,25 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from torch import Tensor, nn
-
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model
+from torch import Tensor, nn
 
-from ..compat import update_run_settings
-from ..distillation.groups import FEATURES, Group, layers_to_run, parse_groups
 from ..distillation.heads import HEADS, SHARE_HEADS, assign_heads, build_heads, find_upsampling, upsample_mask
-from ..distillation.initialization import LIKE_INIT, STANDALONE, Start
-from ..distillation.layer_choice import LAYER_CHOICES
 from ..distillation.masking import sample_mask
-from ..distillation.unit_choice import WIDTH_CHOICES
+from ..distillation.states import Capture, look
 from ..distillation.unit_prediction import UnitScores, UnitTargets, predict_units
-from ..distillation.views import Capture, look
 from ..encoder.config import EncoderConfig
+from ..encoder.layer_groups import FEATURES, Group, layers_to_run, parse_groups
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
+from ..initialization.layer_choice import LAYER_CHOICES
+from ..initialization.selection import WIDTH_CHOICES
+from ..initialization.start import LIKE_INIT, STANDALONE, Start
 from ..pruning.gates import add_gates
 from ..pruning.size import METRICS
 from ..pruning.size_loss import SizeLoss
+from ..run.settings import update_run_settings
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +68,9 @@ class SpeechStudentConfig(EncoderConfig):
             "init_seconds of training speech"
         },
     )
-    init_seconds: float = field(default=60.0, metadata={"help": "with init_width=activations: seconds of training speech"})
+    init_seconds: float = field(
+        default=60.0, metadata={"help": "with init_width=activations: seconds of training speech"}
+    )
     prediction_head: ChoiceEnum(list(HEADS)) = field(
         default="linear",
         metadata={
@@ -100,11 +101,14 @@ class SpeechStudentConfig(EncoderConfig):
         default="params", metadata={"help": "what sparsity is counted in: params, or macs for a wave of 10 s"}
     )
     prediction_groups: str = field(
-        default="", metadata={"help": "groups of teacher layers with a head each; the task writes it from criterion.groups"}
+        default="",
+        metadata={"help": "groups of teacher layers with a head each; the task writes it from criterion.groups"},
     )
     prediction_layers: str = field(
         default="",
-        metadata={"help": "student layers whose mean each group is predicted from, empty = the last; the task writes it"},
+        metadata={
+            "help": "student layers whose mean each group is predicted from, empty = the last; the task writes it"
+        },
     )
     prediction_dim: int = field(default=0, metadata={"help": "width of the teacher; the task writes it"})
 
@@ -234,7 +238,7 @@ class SpeechStudent(SpeechEncoder):
         return {} if self.size_loss is None else self.size_loss.describe(self.gates)
 
     def set_num_updates(self, num_updates: int) -> None:
-        """fairseq tells the number of updates done so far: the target of the size depends on it."""
+        """Fairseq tells the number of updates done so far: the target of the size depends on it."""
         super().set_num_updates(num_updates)
         if self.size_loss is not None:
             self.size_loss.num_updates = num_updates
@@ -272,5 +276,7 @@ class SpeechStudent(SpeechEncoder):
         super().remove_pretraining_modules()
         self.prediction_head = self.size_loss = None
         if self.gates is not None:
-            logger.warning("this student's gates are not cut (fairseq-distill prune does it); they are kept as they are")
+            logger.warning(
+                "this student's gates are not cut (fairseq-distill prune does it); they are kept as they are"
+            )
             self.gates.freeze()

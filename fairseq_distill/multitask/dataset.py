@@ -75,7 +75,7 @@ class MultitaskDataset(ConcatDataset):
         return False
 
     def set_epoch(self, epoch: int) -> None:
-        """fairseq calls this before each epoch, and with 1 before each validation."""
+        """Fairseq calls this before each epoch, and with 1 before each validation."""
         super().set_epoch(epoch)
         self.epoch = epoch
 
@@ -153,15 +153,23 @@ def load_multitask_dataset(
                 numbers[:, column] = number_labels(path, num_rows, rows, classes[task.name])
         datasets.append(dataset)
         targets.append(numbers)
-    whole = MultitaskDataset(datasets, np.concatenate(targets), tasks, normalize, augmentation, training, group_by_length)
+    whole = MultitaskDataset(
+        datasets, np.concatenate(targets), tasks, normalize, augmentation, training, group_by_length
+    )
     counts = {task.name: int((column != NO_LABEL).sum()) for task, column in zip(tasks, whole.targets.T)}
     where = f"{split} of {', '.join(every)}"
     if not len(whole.used):
-        way_out = "" if training else (
-            "; speakers who are not in training have no loss: set dataset.disable_validation=true, and measure the model with "
-            "fairseq-distill evaluate --heads"
+        way_out = (
+            ""
+            if training
+            else (
+                "; speakers who are not in training have no loss: set dataset.disable_validation=true, and measure the model with "
+                "fairseq-distill evaluate --heads"
+            )
         )
-        raise UserError(f"{where}: no utterance has a label that its task knows, so there is nothing to do with it{way_out}")
+        raise UserError(
+            f"{where}: no utterance has a label that its task knows, so there is nothing to do with it{way_out}"
+        )
     logger.info(
         f"{where}: {len(whole.used)} of {len(whole)} utterances have labels: "
         + ", ".join(f"{count} for {name}" for name, count in counts.items())

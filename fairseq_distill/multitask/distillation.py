@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoints import EncoderCheckpoint
-from ..distillation.groups import Group, name_group
+from ..checkpoints.reading import EncoderCheckpoint
+from ..distillation.distances import count_frames_that_count, sum_distances
 from ..distillation.heads import SplitHeads, find_upsampling, upsample_mask
-from ..distillation.losses import count_frames_that_count, sum_distances
 from ..distillation.teacher import Targets
 from ..encoder.config import EncoderConfig
+from ..encoder.layer_groups import Group, name_group
 from ..encoder.model import EncoderOutput, SpeechEncoder
 from ..errors import UserError
 

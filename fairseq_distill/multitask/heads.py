@@ -156,4 +156,3 @@ def needs_sum(tasks: Sequence[TaskSettings]) -> bool:
 def needs_last(tasks: Sequence[TaskSettings]) -> bool:
     """Whether any task listens to the encoder's final output."""
     return any(task.layers == "last" for task in tasks)
-

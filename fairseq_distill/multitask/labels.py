@@ -7,9 +7,9 @@ from typing import List, Sequence
 
 import numpy as np
 
+from ..data.labels import read_labels
 from ..data.manifest import read_manifest
 from ..errors import UserError
-from ..evaluation.labels import read_labels
 from .heads import NO_LABEL
 from .task_list import TaskSettings
 
@@ -31,7 +31,9 @@ def collect_classes(task: TaskSettings, folders: Sequence[str], split: str) -> L
     classes = sorted(found - {""})
     if len(classes) < 2:
         files = ", ".join(f"{folder}/{split}.{task.label}" for folder in folders)
-        raise UserError(f"task {task.name}: {files} holds {len(classes)} classes ({', '.join(classes)}); two are needed")
+        raise UserError(
+            f"task {task.name}: {files} holds {len(classes)} classes ({', '.join(classes)}); two are needed"
+        )
     return classes
 
 

@@ -24,4 +24,6 @@ def check_optimizer(run: Any) -> None:
     common = run.get("common") or {}
     half = common.get("fp16") or common.get("bf16")
     if half and not common.get("fp16_no_flatten_grads"):
-        raise UserError("model.prune in half precision needs common.fp16_no_flatten_grads=true: groups are lost otherwise")
+        raise UserError(
+            "model.prune in half precision needs common.fp16_no_flatten_grads=true: groups are lost otherwise"
+        )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..encoder.config import EncoderConfig
-from ..figures import make_figure, save_figure
+from ..output.figures import make_figure, save_figure
 
 
 def draw_units(before: EncoderConfig, after: EncoderConfig, path: Path) -> None:

@@ -4,9 +4,8 @@ import copy
 from typing import Dict
 
 import torch
-from torch import Tensor, nn
-
 from fairseq.modules import GradMultiply
+from torch import Tensor, nn
 
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError

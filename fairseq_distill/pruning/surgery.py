@@ -51,7 +51,11 @@ def _find_open(cfg: EncoderConfig, gates: GateValues) -> GateValues:
     def find(values: List[Optional[Tensor]], sizes: List[int]) -> List[Tensor]:
         return [torch.arange(n) if z is None else z.nonzero().flatten() for z, n in zip(values, sizes)]
 
-    keep = GateValues(find(gates.conv, [c for c, _, _ in cfg.conv_layers]), find(gates.heads, cfg.heads), find(gates.ffn, cfg.ffn_dims))
+    keep = GateValues(
+        find(gates.conv, [c for c, _, _ in cfg.conv_layers]),
+        find(gates.heads, cfg.heads),
+        find(gates.ffn, cfg.ffn_dims),
+    )
     empty = [str(index) for index, channels in enumerate(keep.conv) if not len(channels)]
     if empty:
         raise UserError(

@@ -2,8 +2,7 @@
 
 from typing import Any, List, Mapping
 
-from ..distillation.initialization import FRONT_FIELDS
-from ..encoder.config import EncoderConfig
+from ..encoder.config import FRONT_FIELDS, EncoderConfig
 from .grid import KIND_FIELDS, Shape
 from .stacks import WHOLE
 

@@ -4,7 +4,6 @@ import dataclasses
 from typing import List, NamedTuple, Sequence, Tuple
 
 from ..encoder.config import EncoderConfig
-from ..encoder.conv_spec import parse_conv_layers
 from .budget import Budget
 from .grid import Shape, measure_shape
 from .stacks import FITHUBERT_STACK, THIN, WHOLE
@@ -64,10 +63,16 @@ PUBLISHED = (
 )
 
 # settings that change the count of a shape; WavLM's position bias is left out, it adds 10 k
-_COUNTED = (
-    "extractor_mode conv_bias project_features layer_norm_first "
-    "conv_pos conv_pos_groups conv_pos_batch_norm pos_conv_depth"
-).split()
+_COUNTED = [
+    "extractor_mode",
+    "conv_bias",
+    "project_features",
+    "layer_norm_first",
+    "conv_pos",
+    "conv_pos_groups",
+    "conv_pos_batch_norm",
+    "pos_conv_depth",
+]
 
 
 def add_published(

@@ -6,27 +6,26 @@ from dataclasses import dataclass, field
 from typing import Any, List, Optional, Sequence
 
 import torch
-from omegaconf import MISSING
-
 from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import register_task
+from omegaconf import MISSING
 
-from ..audio_task import AudioTask
-from ..checkpoints import EncoderCheckpoint, read_checkpoint
-from ..compat import find_run, read_run_settings, update_run_settings
+from ..checkpoints.reading import EncoderCheckpoint, read_checkpoint
 from ..criterions.speech_distillation import SpeechDistillationCriterionConfig
 from ..data.audio_dataset import load_audio_dataset
 from ..data.unit_labels import UnitLabels, read_dictionary
 from ..distillation.checks import check_heads, check_labels, check_relations, check_same
-from ..distillation.groups import Group, describe_groups, format_groups, match_student_layers, name_group, parse_groups
+from ..distillation.states import Capture
 from ..distillation.teacher import Targets, Teacher
-from ..distillation.views import Capture
 from ..encoder.config import EncoderConfig
 from ..encoder.conv_spec import ConvLayer, total_stride
+from ..encoder.layer_groups import Group, describe_groups, format_groups, match_student_layers, name_group, parse_groups
 from ..errors import UserError
-from ..paths import find_file, make_absolute
 from ..pruning.optimizer import check_optimizer
+from ..run.audio_task import AudioTask
+from ..run.paths import find_file, make_absolute
+from ..run.settings import find_run, read_run_settings, update_run_settings
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,9 @@ class SpeechDistillationConfig(FairseqDataclass):
     enable_padding: bool = field(
         default=False, metadata={"help": "pad a batch to its longest wave; otherwise crop it to its shortest"}
     )
-    max_sample_size: Optional[int] = field(default=None, metadata={"help": "longer waves are cropped to this many samples"})
+    max_sample_size: Optional[int] = field(
+        default=None, metadata={"help": "longer waves are cropped to this many samples"}
+    )
     min_sample_size: Optional[int] = field(
         default=None, metadata={"help": "shorter waves are left out; at least the receptive field of the student"}
     )
@@ -202,7 +203,9 @@ class SpeechDistillationTask(AudioTask):
         groups = parse_groups(self._choose_groups(model_cfg, criterion), depth)
         student_groups: Sequence[Group] = []
         if str(criterion.predict_from) == "layers":
-            student_groups = match_student_layers(groups, self._student_depth(model_cfg), depth, criterion.student_average)
+            student_groups = match_student_layers(
+                groups, self._student_depth(model_cfg), depth, criterion.student_average
+            )
         check_heads(criterion, model_cfg)
         check_relations(criterion, [*groups, *student_groups], model_cfg)
         check_labels(criterion, self.cfg.label_dir, model_cfg)
@@ -219,18 +222,20 @@ class SpeechDistillationTask(AudioTask):
         """Groups as `parse_groups` takes them: given, out of a file, or clusters of the teachers' layers."""
         # imported where needed: scipy and scikit-learn take a second, in every process
         if criterion.groups_file:
-            from ..layers.storage import read_groups
+            from ..layer_clusters.storage import read_groups
 
             return read_groups(find_file(criterion.groups_file, "criterion.groups_file"))
         if criterion.groups != "auto":
             return criterion.groups
         init = model_cfg.get("init")
         if init and init != self.cfg.teacher:  # a pruned student goes on with the groups that it was trained for
-            trained_for = read_checkpoint(find_file(init, "model.init")).settings.get("model", {}).get("prediction_groups")
+            trained_for = (
+                read_checkpoint(find_file(init, "model.init")).settings.get("model", {}).get("prediction_groups")
+            )
             if trained_for:
                 logger.info(f"criterion.groups=auto: the groups that {init} was trained for")
                 return trained_for
-        from ..layers.automatic import ClusterRequest, find_groups
+        from ..layer_clusters.automatic import ClusterRequest, find_groups
 
         run = find_run(model_cfg)
         manifest = os.path.join(make_absolute(self.cfg.data), f"{run.dataset.train_subset}.tsv")

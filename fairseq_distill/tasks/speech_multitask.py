@@ -5,24 +5,23 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
 
 import torch
-from omegaconf import MISSING
-
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
+from omegaconf import MISSING
 
-from ..audio_task import AudioTask
-from ..checkpoints import read_checkpoint
-from ..compat import find_run, read_run_settings, update_run_settings
+from ..checkpoints.reading import read_checkpoint
 from ..criterions.speech_multitask import SpeechMultitaskCriterionConfig
-from ..distillation.groups import Group, format_groups, parse_groups
 from ..distillation.teacher import Targets, Teacher
+from ..encoder.layer_groups import Group, format_groups, parse_groups
 from ..errors import UserError
 from ..multitask.augmentation import Augmentation, NoiseManifest
 from ..multitask.dataset import load_multitask_dataset
 from ..multitask.distillation import check_teacher
 from ..multitask.labels import collect_classes
 from ..multitask.task_list import parse_tasks
-from ..paths import find_file, make_absolute
+from ..run.audio_task import AudioTask
+from ..run.paths import find_file, make_absolute
+from ..run.settings import find_run, read_run_settings, update_run_settings
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +68,13 @@ class SpeechMultitaskTaskConfig(FairseqDataclass):
     )
     speeds: List[float] = field(
         default_factory=list,
-        metadata={"help": "in training, play each wave at one of these speeds, such as [0.9,1.0,1.1]; empty = as it is"},
+        metadata={
+            "help": "in training, play each wave at one of these speeds, such as [0.9,1.0,1.1]; empty = as it is"
+        },
     )
-    noise: str = field(default="", metadata={"help": "in training, add noise from the files of this manifest; empty = none"})
+    noise: str = field(
+        default="", metadata={"help": "in training, add noise from the files of this manifest; empty = none"}
+    )
     noise_snr: List[float] = field(
         default_factory=lambda: [0.0, 15.0],
         metadata={"help": "lowest and highest ratio of speech to noise in dB; drawn evenly between"},

@@ -9,9 +9,9 @@ import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 
 from ..data.audio_file import BrokenAudio
+from ..data.speech_sample import SpeechSample
 from ..encoder.size import SAMPLE_RATE, frame_rate
 from ..errors import UserError
-from ..layers.speech_sample import SpeechSample
 from .frames import LayerFrames
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data.manifest import Manifest
 from ..errors import UserError
-from ..files import write_whole
+from ..output.files import write_whole
 from .labelling import Labelled, Labeller
 
 LABELS = "km"  # for task.labels
@@ -35,7 +35,9 @@ def check_folder(out: Path, manifests: Sequence[Manifest]) -> None:
             raise UserError(f"{same} would all be labelled in {out / name}: give manifests of different names")
     for name in (SETTINGS, DICTIONARY, *names):
         if (out / name).exists():
-            raise UserError(f"{out / name} exists: labels of different units must not mix; give another folder by --out")
+            raise UserError(
+                f"{out / name} exists: labels of different units must not mix; give another folder by --out"
+            )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from ..data.audio_file import BrokenAudio, read_wave
 from ..data.manifest import Manifest, count_allowed
+from ..data.waves import MAX_UNREADABLE, describe_unreadable
 from ..encoder.conv_spec import count_frames
 from ..encoder.size import SAMPLE_RATE
 from ..errors import UserError
-from ..evaluation.waves import MAX_UNREADABLE, describe_unreadable
 from .frames import LayerFrames
 
 _THREADS = 4  # decode waves while the encoder computes

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fairseq_distill import load_encoder
-from fairseq_distill.checkpoints import read_checkpoint
+from fairseq_distill.checkpoints.reading import read_checkpoint
 from fairseq_distill.cli.main import main
 from fairseq_distill.errors import UserError
 
@@ -54,7 +54,10 @@ WEIGHTS = {
     "misshapen": ({LAYER: torch.zeros(47, 48)}, rf"{LAYER} is \(47, 48\), its settings say \(48, 48\)"),
     "no tensor": ({LAYER: 3}, f"{LAYER} is missing"),
     "too many": ({"encoder.layers.1.adapter.weight": torch.zeros(2)}, "encoder.layers.1.adapter.weight has no place"),
-    "missing norm": ({"layer_norm.weight": None, "layer_norm.bias": None}, "layer_norm.weight is missing; layer_norm.bias"),
+    "missing norm": (
+        {"layer_norm.weight": None, "layer_norm.bias": None},
+        "layer_norm.weight is missing; layer_norm.bias",
+    ),
     "mask embedding": ({"mask_emb": None}, "mask_emb is missing"),
 }
 
@@ -67,7 +70,10 @@ def test_weights_that_do_not_fit_are_named(kind, hubert, tmp_path):
 
 SETTINGS = {
     "fewer layers": (dict(encoder_layers=2), "encoder.layers.2.* has no place in these settings.*and 11 more"),
-    "more layers": (dict(encoder_layers=5), r"say 5 encoder.layers, but there are weights of 3: encoder.layers.3.\* is missing"),
+    "more layers": (
+        dict(encoder_layers=5),
+        r"say 5 encoder.layers, but there are weights of 3: encoder.layers.3.\* is missing",
+    ),
     "endless layers": (dict(encoder_layers=10**9), "encoder.layers.3"),
     "width": (dict(encoder_embed_dim=64), r"mask_emb is \(48,\), its settings say \(64,\).*and \d+ more"),
     "endless width": (dict(encoder_embed_dim=10**12, conv_pos_groups=1), "hubert.pt"),
@@ -79,7 +85,10 @@ SETTINGS = {
     "adapters": (dict(layer_type="trf_adp"), "layer_type=trf_adp is not supported; supported: transformer"),
     "conformer": (dict(layer_type="conformer"), "layer_type=conformer is not supported"),
     "activation": (dict(activation_fn="swish"), "activation_fn=swish is not supported"),
-    "architecture": (dict(_name="speech_to_text"), "architecture 'speech_to_text' is not supported; supported: hubert, wav2vec2"),
+    "architecture": (
+        dict(_name="speech_to_text"),
+        "architecture 'speech_to_text' is not supported; supported: hubert, wav2vec2",
+    ),
     "architecture no text": (dict(_name=["hubert"]), "hubert.pt"),
     "no architecture": (dict(_name=None), None),
 }
@@ -116,7 +125,10 @@ def test_settings_taken_out(hubert, tmp_path):
 OTHER_FILES = {
     "web page": (b"\n<!DOCTYPE html><html><body>Not found</body></html>", "web page.*download it again"),
     "error page": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "web page"),
-    "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git-lfs pointer.*git lfs pull"),
+    "git-lfs": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        "git-lfs pointer.*git lfs pull",
+    ),
     "empty": (b"", "is empty"),
     "text": (b'{"error": "Entry not found"}', "cannot be read as a checkpoint"),
     "noise": (bytes(range(256)) * 40, "cannot be read as a checkpoint"),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fairseq_distill import load_encoder
-from fairseq_distill.checkpoints import read_checkpoint
+from fairseq_distill.checkpoints.reading import read_checkpoint
 
 from . import layouts
 from .layouts import LARGE

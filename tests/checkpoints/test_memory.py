@@ -5,10 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from fairseq_distill import load_encoder
-from fairseq_distill.checkpoints import read_checkpoint
+from fairseq_distill.checkpoints.reading import read_checkpoint
 
 from . import layouts
 
@@ -19,7 +18,7 @@ pytestmark = pytest.mark.skipif(not MAPS.exists(), reason="needs Linux's /proc t
 MEASURE = """
 import sys, torch
 from fairseq_distill import load_encoder
-from fairseq_distill.checkpoints import read_checkpoint
+from fairseq_distill.checkpoints.reading import read_checkpoint
 def own():
     return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
 load_encoder(sys.argv[1])

@@ -13,7 +13,8 @@ import torch
 from fairseq.models import build_model
 from omegaconf import OmegaConf
 
-from fairseq_distill import load_encoder, safe_load
+from fairseq_distill import load_encoder
+from fairseq_distill.checkpoints import safe_load
 from fairseq_distill.errors import UserError
 
 from . import hostile, layouts
@@ -108,7 +109,10 @@ def test_scripted_programs_are_refused(reader, tmp_path):
 def test_real_settings_come_out_as_plain_values(reader, tmp_path):
     inner = argparse.Namespace(arch="wav2vec2", lr=[5e-4], betas=(0.9, 0.98))
     cfg = OmegaConf.create({"a": {"b": [1, {"c": None}], "later": "${a.b}"}, "f": 0.5, "t": True, "missing": "???"})
-    torch.save({"cfg": cfg, "args": argparse.Namespace(w2v_args=inner, data="/nowhere"), "again": [inner, inner]}, tmp_path / "x")
+    torch.save(
+        {"cfg": cfg, "args": argparse.Namespace(w2v_args=inner, data="/nowhere"), "again": [inner, inner]},
+        tmp_path / "x",
+    )
     state = safe_load.read_pickled(tmp_path / "x")
     assert safe_load.to_plain(state["cfg"]) == OmegaConf.to_container(cfg, resolve=False)
     expected = {"arch": "wav2vec2", "lr": [5e-4], "betas": [0.9, 0.98]}
@@ -121,7 +125,9 @@ def test_small_files_of_endless_settings_end(reader, tmp_path):
     for _ in range(9):
         bomb = [bomb] * 10  # a thousand million entries, if each were visited
     bomb[0].append(bomb)
-    torch.save({"model": {"mask_emb": torch.zeros(2)}, "cfg": {"model": {"_name": "hubert", "dropout": bomb}}}, tmp_path / "x")
+    torch.save(
+        {"model": {"mask_emb": torch.zeros(2)}, "cfg": {"model": {"_name": "hubert", "dropout": bomb}}}, tmp_path / "x"
+    )
     with pytest.raises(UserError, match="dropout"):
         load_encoder(tmp_path / "x")
 

@@ -12,8 +12,9 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 
-from fairseq_distill import load_encoder, safe_load
-from fairseq_distill.checkpoints import read_checkpoint
+from fairseq_distill import load_encoder
+from fairseq_distill.checkpoints import safe_load
+from fairseq_distill.checkpoints.reading import read_checkpoint
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 
 from . import layouts, make_fixtures
@@ -53,7 +54,9 @@ def test_importing_the_plugin_lets_stock_fairseq_read_its_own_files(tmp_path):
 @pytest.mark.parametrize("reader", ["weights_only", "restricted"])
 @torch.no_grad()
 def test_settings_pickled_by_any_omegaconf_are_read(path, reader, monkeypatch):
-    monkeypatch.setattr(safe_load, "_HAS_NAMED_ALLOW_LIST", safe_load._HAS_NAMED_ALLOW_LIST and reader == "weights_only")
+    monkeypatch.setattr(
+        safe_load, "_HAS_NAMED_ALLOW_LIST", safe_load._HAS_NAMED_ALLOW_LIST and reader == "weights_only"
+    )
     state = safe_load.read_pickled(path)
     cfg = safe_load.to_plain(state["cfg"])
     assert cfg["model"]["w2v_args"]["task"]["labels"] == ["ltr", "wrd"]

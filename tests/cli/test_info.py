@@ -88,7 +88,9 @@ def test_gates_are_no_parameters_of_the_student_and_their_sparsity_is_said(tmp_p
     torch.save({"cfg": settings, "model": student.state_dict()}, path)
     assert main(["info", path, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    plain = sum(p.numel() for name, p in student.named_parameters() if not name.startswith(("gates", "size_loss", "mask_emb")))
+    plain = sum(
+        p.numel() for name, p in student.named_parameters() if not name.startswith(("gates", "size_loss", "mask_emb"))
+    )
     assert found["parameters"]["encoder"] == plain
     assert found["parameters"]["with_heads"] == plain + student.mask_emb.numel()
     units = 3 * 80 * (2 * 48 + 1)

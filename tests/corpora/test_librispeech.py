@@ -11,8 +11,8 @@ from fairseq.tasks.audio_finetuning import AudioFinetuningConfig, AudioFinetunin
 from omegaconf import OmegaConf
 
 from fairseq_distill.cli.main import main
+from fairseq_distill.data.labels import read_labels
 from fairseq_distill.data.manifest import check_audio, read_manifest
-from fairseq_distill.evaluation.labels import read_labels
 
 from .layouts import RATE, TEXTS, read_lines, read_manifest_rows, write_audio, write_librispeech
 

@@ -38,18 +38,16 @@ def test_files_of_others_are_kept(tmp_path, capsys):
 def test_an_error_in_the_middle_leaves_nothing(error, tmp_path):
     (tmp_path / "empty").mkdir()
     for out in (tmp_path / "new", tmp_path / "empty"):
-        with pytest.raises(type(error)):
-            with make_folder(out) as folder:
-                folder.write_text("train.tsv", ["/", "a\t1"])
-                assert (folder.partial / "train.tsv").read_text() == "/\na\t1\n" and folder.final == out
-                raise error
+        with pytest.raises(type(error)), make_folder(out) as folder:
+            folder.write_text("train.tsv", ["/", "a\t1"])
+            assert (folder.partial / "train.tsv").read_text() == "/\na\t1\n" and folder.final == out
+            raise error
     assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
 
 
 def test_a_disk_error_is_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="out cannot be made: .*No space left"):
-        with make_folder(tmp_path / "out"):
-            raise OSError(28, "No space left on device")
+    with pytest.raises(UserError, match="out cannot be made: .*No space left"), make_folder(tmp_path / "out"):
+        raise OSError(28, "No space left on device")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,9 +9,9 @@ import pytest
 import soundfile
 
 from fairseq_distill.cli.main import main
+from fairseq_distill.data.labels import read_labels
 from fairseq_distill.data.manifest import check_audio, read_manifest
 from fairseq_distill.evaluation.evaluate import evaluate
-from fairseq_distill.evaluation.labels import read_labels
 
 from ..distillation.test_teacher import save_teacher
 from .layouts import RATE, TEN_WORDS, read_lines, read_manifest_rows, write_audio, write_speech_commands, write_test_set
@@ -95,7 +95,7 @@ def test_the_same_corpus_gives_the_same_files(corpus, out, tmp_path):
 def test_all_words_are_classes_of_their_own(corpus, tmp_path, capsys):
     assert run(corpus, tmp_path / "all", "--classes", "all") == 0
     counts = Counter(read_lines(tmp_path / "all" / "train.keyword"))
-    assert counts == {word: 5 for word in [*TEN_WORDS, "bed", "cat"]}
+    assert counts == dict.fromkeys([*TEN_WORDS, "bed", "cat"], 5)
     assert not (tmp_path / "all" / "silence").exists()
     table = capsys.readouterr().out.splitlines()
     assert table[0].split() == ["split", "utterances", "hours", "keywords", "speakers"]
@@ -106,7 +106,7 @@ def test_published_test_set_takes_the_place_of_the_list(corpus, tmp_path):
     test_set = write_test_set(tmp_path / "test_set")
     assert run(corpus, tmp_path / "out", "--test-set", test_set) == 0
     rows = read_split(tmp_path / "out", "test")
-    assert Counter(keyword for _, keyword, _ in rows) == {name: 2 for name in [*TEN_WORDS, "_unknown_", "_silence_"]}
+    assert Counter(keyword for _, keyword, _ in rows) == dict.fromkeys([*TEN_WORDS, "_unknown_", "_silence_"], 2)
     assert {path.split("/")[-2] == keyword for path, keyword, _ in rows} == {True}
     assert {speaker for _, keyword, speaker in rows if keyword != "_silence_"} == {"def0", "def1"}
     assert {speaker for _, keyword, speaker in rows if keyword == "_silence_"} == {""}

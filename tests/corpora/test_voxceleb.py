@@ -3,8 +3,8 @@
 import pytest
 
 from fairseq_distill.cli.main import main
+from fairseq_distill.data.labels import read_labels
 from fairseq_distill.data.manifest import check_audio, read_manifest
-from fairseq_distill.evaluation.labels import read_labels
 from fairseq_distill.evaluation.trials import check_speakers, read_trials
 
 from .layouts import RATE, VOICES, read_lines, read_manifest_rows, write_audio, write_voxceleb

@@ -1,6 +1,5 @@
 """Labels beside waves: each label belongs to the samples that it stands next to, however the wave was cropped."""
 
-
 import numpy as np
 import pytest
 import soundfile
@@ -52,7 +51,9 @@ def read_times(batch, dataset):
     return list(zip(starts.tolist(), (~mask).sum(1).tolist(), frames.tolist()))
 
 
-@pytest.mark.parametrize("settings", [{"pad": False}, {"max_sample_size": 12_000}, {"num_buckets": 2}, {"normalize": True}])
+@pytest.mark.parametrize(
+    "settings", [{"pad": False}, {"max_sample_size": 12_000}, {"num_buckets": 2}, {"normalize": True}]
+)
 def test_labels_are_of_the_frames_of_the_cropped_wave(tmp_path, settings):
     rows = write_ramps(tmp_path)
     dataset = build(tmp_path, rows, **settings)
@@ -121,7 +122,9 @@ def test_broken_audio_takes_its_labels_along_and_a_stand_in_brings_its_own(tmp_p
 
 
 def test_without_labels_there_are_no_targets(tmp_path):
-    dataset = DistillationAudioDataset(write_manifest(tmp_path, write_ramps(tmp_path)), RATE, min_sample_size=400, pad=True)
+    dataset = DistillationAudioDataset(
+        write_manifest(tmp_path, write_ramps(tmp_path)), RATE, min_sample_size=400, pad=True
+    )
     assert set(dataset[0]) == {"id", "source"} and "target_list" not in dataset.collater([dataset[0]])
 
 

@@ -45,7 +45,9 @@ def test_masks_follow_the_settings_and_spare_padding():
     share = drawn[:, ~frames].float().mean()
     assert 0.2 < share < 0.6 and not torch.equal(drawn[0], drawn[1])
     student.cfg.mask_prob = 0.1
-    assert torch.stack([sample_mask(student, waves, padding_mask) for _ in range(50)])[:, ~frames].float().mean() < share
+    assert (
+        torch.stack([sample_mask(student, waves, padding_mask) for _ in range(50)])[:, ~frames].float().mean() < share
+    )
 
 
 def test_student_predicts_from_masked_frames():

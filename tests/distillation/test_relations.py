@@ -6,10 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fairseq_distill.criterions.speech_distillation import SpeechDistillationCriterion, SpeechDistillationCriterionConfig
+from fairseq_distill.criterions.speech_distillation import (
+    SpeechDistillationCriterion,
+    SpeechDistillationCriterionConfig,
+)
 from fairseq_distill.distillation.relations import RELATIONS, needed_for, sum_relations
+from fairseq_distill.distillation.states import check_captured
 from fairseq_distill.distillation.teacher import Targets
-from fairseq_distill.distillation.views import check_captured
 from fairseq_distill.errors import UserError
 from fairseq_distill.models.speech_student import StudentPredictions
 
@@ -75,14 +78,20 @@ def test_without_padding_all_frames_count():
     sums = sum_relations(student, teacher, 0, None, ["temporal_relations", "layer_relations"])
     mine, its = student.hidden[0], teacher.values[0]
     whole = (FRAMES, FRAMES)
-    assert sums["temporal_relations"].item() == pytest.approx(plain_gram_distance((mine, mine), (its, its), whole), rel=1e-5)
-    assert sums["layer_relations"].item() == pytest.approx(plain_gram_distance(student.pairs[0], teacher.pairs[0], whole), rel=1e-5)
+    assert sums["temporal_relations"].item() == pytest.approx(
+        plain_gram_distance((mine, mine), (its, its), whole), rel=1e-5
+    )
+    assert sums["layer_relations"].item() == pytest.approx(
+        plain_gram_distance(student.pairs[0], teacher.pairs[0], whole), rel=1e-5
+    )
 
 
 def test_relations_of_a_rotated_teacher_are_its_own():
     _, teacher = make_sides()
     turn = torch.linalg.qr(torch.randn(7, 7, generator=torch.Generator().manual_seed(3)))[0]
-    turned = StudentPredictions([], MASK, [teacher.values[0] @ turn], [tuple(x @ turn for x in teacher.pairs[0])], teacher.maps)
+    turned = StudentPredictions(
+        [], MASK, [teacher.values[0] @ turn], [tuple(x @ turn for x in teacher.pairs[0])], teacher.maps
+    )
     for name, value in sum_relations(turned, teacher, 0, MASK, RELATIONS).items():
         assert abs(value.item()) < 1e-6, name
 
@@ -102,7 +111,9 @@ def test_groups_without_a_transformer_layer_are_refused():
 @pytest.mark.parametrize("reduce_groups, weights", [("mean", (0.05, 0.5)), ("sum", (0.1, 1.0))])
 def test_hint_weighs_every_group_but_the_last(reduce_groups, weights):
     student, teacher = make_sides()
-    student = student._replace(values=student.values * 2, hidden=list(student.hidden) * 2, pairs=list(student.pairs) * 2)
+    student = student._replace(
+        values=student.values * 2, hidden=list(student.hidden) * 2, pairs=list(student.pairs) * 2
+    )
     student = student._replace(values=[student.values[0], 3 * student.values[0]])
     teacher = teacher._replace(values=teacher.values * 2, pairs=list(teacher.pairs) * 2)
     names = dict(groups=[[1], [2]], group_names=["1", "2"], num_heads=1)

@@ -8,13 +8,13 @@ import torch
 from omegaconf import OmegaConf
 
 from fairseq_distill import load_encoder
-from fairseq_distill.checkpoints import read_checkpoint
+from fairseq_distill.checkpoints.reading import read_checkpoint
 from fairseq_distill.distillation.heads import LinearHeads, SplitHeads
-from fairseq_distill.distillation.initialization import copy_weights, shape_like
 from fairseq_distill.distillation.teacher import Teacher
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
 from fairseq_distill.errors import UserError
+from fairseq_distill.initialization.start import copy_weights, shape_like
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 
 from ..encoder.builders import PRE_NORM, SMALL, build_stock_hubert, make_waves
@@ -24,7 +24,10 @@ def save_teacher(path, seed=0, normalize=False, **settings):
     """Write a stock HuBERT the way fairseq does; returns the path as text."""
     torch.manual_seed(seed)
     stock = build_stock_hubert(**settings)
-    cfg = {"model": {"_name": "hubert", **SMALL, **settings}, "task": {"_name": "hubert_pretraining", "normalize": normalize}}
+    cfg = {
+        "model": {"_name": "hubert", **SMALL, **settings},
+        "task": {"_name": "hubert_pretraining", "normalize": normalize},
+    }
     torch.save({"args": None, "cfg": cfg, "model": stock.state_dict()}, path)
     return str(path)
 
@@ -78,7 +81,12 @@ def test_student_starts_as_the_layers_asked_for(tmp_path):
     for ours, theirs in (("0", "2"), ("1", "0")):
         for name in ("self_attn.q_proj.weight", "fc2.bias", "final_layer_norm.weight"):
             assert torch.equal(student[f"encoder.layers.{ours}.{name}"], teacher[f"encoder.layers.{theirs}.{name}"])
-    for name in ("feature_extractor.conv_layers.0.0.weight", "encoder.pos_conv.0.weight_g", "layer_norm.bias", "mask_emb"):
+    for name in (
+        "feature_extractor.conv_layers.0.0.weight",
+        "encoder.pos_conv.0.weight_g",
+        "layer_norm.bias",
+        "mask_emb",
+    ):
         assert torch.equal(student[name], teacher[name])
 
 
@@ -87,7 +95,9 @@ def test_what_does_not_fit_starts_from_scratch(tmp_path, caplog):
     teacher = load_encoder(path).state_dict()
     with caplog.at_level("INFO"):
         student = build_student(path, encoder_embed_dim=32, encoder_ffn_embed_dim=80).state_dict()
-    assert torch.equal(student["feature_extractor.conv_layers.1.0.weight"], teacher["feature_extractor.conv_layers.1.0.weight"])
+    assert torch.equal(
+        student["feature_extractor.conv_layers.1.0.weight"], teacher["feature_extractor.conv_layers.1.0.weight"]
+    )
     assert student["encoder.layers.0.fc1.weight"].shape == (80, 32)
     assert "from scratch" in caplog.text and "layers 1 2" in caplog.text
 
@@ -117,7 +127,10 @@ def test_wrong_requests_are_errors_that_name_the_key(tmp_path):
 
 def test_like_init_takes_over_front_layers_or_all(tmp_path):
     config = dataclasses.replace(
-        EncoderConfig.from_settings({**SMALL, **PRE_NORM}), layer_heads=[1, 2, 3], layer_ffn_dims=[4, 5, 6], normalize=True
+        EncoderConfig.from_settings({**SMALL, **PRE_NORM}),
+        layer_heads=[1, 2, 3],
+        layer_ffn_dims=[4, 5, 6],
+        normalize=True,
     )
     assert shape_like(config, "none", 2, []) == {}
     front = shape_like(config, "front", 2, [])

@@ -31,7 +31,9 @@ def draw(encoder, waves, seed=0):
     return torch.randint(4, 16, shape, generator=generator), torch.rand(shape, generator=generator) < 0.5
 
 
-@pytest.mark.parametrize("settings", [{}, {"target_glu": True}, {"layer_norm_first": True}], ids=["hubert", "glu", "pre-norm"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"target_glu": True}, {"layer_norm_first": True}], ids=["hubert", "glu", "pre-norm"]
+)
 @pytest.mark.parametrize("padded", [False, True])
 def test_loss_and_accuracy_are_stock_fairseqs(monkeypatch, settings, padded):
     stock, ours = build_both(**settings)
@@ -71,5 +73,10 @@ def test_gradients_reach_the_mask_embedding_and_the_units():
     waves, _ = make_waves()
     units, mask = draw(ours, waves)
     predict_units(ours, ours.compute_features(waves), UnitTargets(units, mask, PAD)).loss.backward()
-    for parameter in (ours.mask_emb, ours.label_embs_concat, ours.final_proj.weight, ours.encoder.layers[-1].fc2.weight):
+    for parameter in (
+        ours.mask_emb,
+        ours.label_embs_concat,
+        ours.final_proj.weight,
+        ours.encoder.layers[-1].fc2.weight,
+    ):
         assert parameter.grad.abs().max() > 0

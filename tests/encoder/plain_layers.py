@@ -21,7 +21,9 @@ def run_plain(encoder: SpeechEncoder, x: Tensor, padding_mask: Optional[Tensor] 
     cfg, weights = encoder.cfg, dict(encoder.named_parameters())
     hidden, maps = [x], []
     for number in range(cfg.encoder_layers):
-        own = {key.split(".", 3)[3]: value for key, value in weights.items() if key.startswith(f"encoder.layers.{number}.")}
+        own = {
+            key.split(".", 3)[3]: value for key, value in weights.items() if key.startswith(f"encoder.layers.{number}.")
+        }
 
         def linear(name, y, own=own):
             return torch.einsum("btd,ed->bte", y, own[f"{name}.weight"]) + own[f"{name}.bias"]
@@ -59,9 +61,10 @@ def gate_bias(encoder: SpeechEncoder, own, y: Tensor) -> Tensor:
     gated = []
     for head in range(bias.size(0)):
         part = y.chunk(bias.size(0), dim=-1)[head]
-        update, reset = torch.einsum(
-            "btd,ged->gbt", part, own["self_attn.grep_linear.weight"].view(2, 4, -1)
-        ) + own["self_attn.grep_linear.bias"].view(2, 4).sum(1)[:, None, None]
+        update, reset = (
+            torch.einsum("btd,ged->gbt", part, own["self_attn.grep_linear.weight"].view(2, 4, -1))
+            + own["self_attn.grep_linear.bias"].view(2, 4).sum(1)[:, None, None]
+        )
         update, reset = update.sigmoid(), reset.sigmoid()
         scale = update * (reset * own["self_attn.grep_a"].flatten()[head] - 1) + 2
         gated.append(scale[:, :, None] * bias[head])

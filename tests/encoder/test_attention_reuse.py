@@ -44,7 +44,9 @@ def test_hidden_states_are_those_of_plain_torch(kind):
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["", "checkpoint_activations"])
 def test_gradients_reach_the_layer_that_computed_the_map(recompute):
-    encoder = build(**FIVE, checkpoint_activations=recompute, dropout_input=0.0, dropout_features=0.0, activation_dropout=0.0)
+    encoder = build(
+        **FIVE, checkpoint_activations=recompute, dropout_input=0.0, dropout_features=0.0, activation_dropout=0.0
+    )
     waves, _ = make_waves(samples=1000)
     hidden = encoder.train()(waves).hidden
     names, parameters = zip(*encoder.encoder.layers.named_parameters())
@@ -84,7 +86,11 @@ def test_a_map_is_only_made_where_another_layer_of_the_run_needs_it(monkeypatch)
 
 @pytest.mark.parametrize(
     "draws, kept",
-    [([0.1, 0.9, 0.9, 0.9, 0.9], [4, 5]), ([0.9, 0.1, 0.9, 0.9, 0.1], [1, 3, 4]), ([0.9, 0.9, 0.9, 0.1, 0.9], [1, 2, 3])],
+    [
+        ([0.1, 0.9, 0.9, 0.9, 0.9], [4, 5]),
+        ([0.9, 0.1, 0.9, 0.9, 0.1], [1, 3, 4]),
+        ([0.9, 0.9, 0.9, 0.1, 0.9], [1, 2, 3]),
+    ],
     ids=["1 dropped", "2 and 5 dropped", "4 dropped"],
 )
 @torch.no_grad()
@@ -93,7 +99,9 @@ def test_a_dropped_layer_takes_those_that_reuse_its_map_with_it(draws, kept, mon
     out = encoder(make_waves(samples=1500)[0])
     expected, earlier = out.hidden[0], None
     for number in kept:
-        expected, earlier = encoder.encoder.layers[number - 1](expected, AttentionInput(earlier_map=earlier, show_map=True))
+        expected, earlier = encoder.encoder.layers[number - 1](
+            expected, AttentionInput(earlier_map=earlier, show_map=True)
+        )
     monkeypatch.setattr(transformer.np.random, "random", iter(draws).__next__)
     torch.testing.assert_close(encoder.train().encoder(out.features)[0], expected, rtol=1e-4, atol=1e-4)
 
@@ -126,7 +134,10 @@ def test_gates_of_heads_are_refused(unit):
 def test_pruning_convolutions_and_units_is_exact(kind):
     """The network that is cut computes the same, and its size is what the gates expect of the units that are left."""
     gated = build_gated(
-        **{**KINDS[kind], "encoder_layers": 3}, prune=["conv", "ffn", "ffn_layers"], reuse_attention=[2], time_reduction=2
+        **{**KINDS[kind], "encoder_layers": 3},
+        prune=["conv", "ffn", "ffn_layers"],
+        reuse_attention=[2],
+        time_reduction=2,
     )
     spread_gates(gated)
     small = cut(gated)
@@ -154,8 +165,10 @@ def test_expected_size_knows_what_a_head_without_queries_costs(kind):
     settings = {**TINY, **KINDS[kind], "encoder_layers": 3, "prune": [], "reuse_attention": [2], "time_reduction": 2}
     whole = SpeechEncoder(EncoderConfig.from_settings(settings))
     fewer = SpeechEncoder(EncoderConfig.from_settings({**settings, "layer_heads": [2, 2, 1]}))
-    units = Gates(replace(whole.cfg, prune=["ffn"])).expect()._replace(
-        ffn=torch.tensor([5.0] * 3), any_unit=torch.ones(3), heads=torch.tensor([2.0, 2.0, 1.0])
+    units = (
+        Gates(replace(whole.cfg, prune=["ffn"]))
+        .expect()
+        ._replace(ffn=torch.tensor([5.0] * 3), any_unit=torch.ones(3), heads=torch.tensor([2.0, 2.0, 1.0]))
     )
     for metric, size in (("params", count_parameters(fewer)["encoder"]), ("macs", macs_per_second(fewer) * 10)):
         expected = ExpectedSize(whole, metric)
@@ -188,7 +201,9 @@ def test_checkpoints_of_both_settings_open_here_and_in_fairseq(tmp_path):
     waves, mask = make_waves(samples=2000, padded=True)
     (theirs,), _, _ = checkpoint_utils.load_model_ensemble_and_task([path])
     with torch.no_grad():
-        expected, *others = (e.eval()(waves, padding_mask=mask, maps=[3]) for e in (student, load_encoder(path), theirs))
+        expected, *others = (
+            e.eval()(waves, padding_mask=mask, maps=[3]) for e in (student, load_encoder(path), theirs)
+        )
     for found in others:
         assert torch.equal(found.x, expected.x) and torch.equal(found.maps[3], expected.maps[3])
     about = describe(path, seconds=1.0)

@@ -9,7 +9,12 @@ from fairseq_distill.encoder.model import SpeechEncoder
 
 from .builders import PRE_NORM, SMALL, build_dictionary, build_stock_hubert, build_stock_wav2vec2, make_waves
 
-KINDS = {"post-norm": {}, "pre-norm": PRE_NORM, "no projection": dict(encoder_embed_dim=32), "odd kernel": dict(conv_pos=15)}
+KINDS = {
+    "post-norm": {},
+    "pre-norm": PRE_NORM,
+    "no projection": dict(encoder_embed_dim=32),
+    "odd kernel": dict(conv_pos=15),
+}
 
 
 def assert_close(ours, theirs):
@@ -43,7 +48,9 @@ def test_hidden_states_equal_stock_fairseq(family, kind, padded):
     assert_close(out.x[valid], theirs["x"][valid])
     assert len(taps) == len(out.hidden) == 4
     for ours_l, theirs_l in zip(out.hidden, taps):
-        assert_close(ours_l[valid], theirs_l.transpose(0, 1)[:, :frames][valid])  # stock pads to an even number of frames
+        assert_close(
+            ours_l[valid], theirs_l.transpose(0, 1)[:, :frames][valid]
+        )  # stock pads to an even number of frames
     if family == "hubert":  # stock wav2vec 2.0 hands out the features before their projection
         assert_close(out.features[valid], theirs["features"][valid])
 
@@ -51,7 +58,9 @@ def test_hidden_states_equal_stock_fairseq(family, kind, padded):
 def test_masked_prediction_equals_stock_hubert(monkeypatch):
     # fairseq draws the spans from a generator that it seeds anew at each call
     spans = np.random.default_rng(3).random((3, 200)) < 0.4
-    monkeypatch.setattr("fairseq.models.hubert.hubert.compute_mask_indices", lambda shape, *a, **k: spans[:, : shape[1]])
+    monkeypatch.setattr(
+        "fairseq.models.hubert.hubert.compute_mask_indices", lambda shape, *a, **k: spans[:, : shape[1]]
+    )
     dictionary = build_dictionary()
     masking = dict(untie_final_proj=True, mask_prob=0.5, mask_length=4)
     stock = build_stock_hubert([dictionary], **masking)

@@ -57,7 +57,9 @@ def test_fithubert_counts_its_last_head_and_an_upsampler_that_nothing_uses():
     assert to_millions(counted + reduction + head) == 22.49
 
 
-@pytest.mark.parametrize("width, ffn, published", [(432, 976, 22.31), (480, 1024, 26.63)], ids=["STaRHuBERT", "STaRHuBERT-L"])
+@pytest.mark.parametrize(
+    "width, ffn, published", [(432, 976, 22.31), (480, 1024, 26.63)], ids=["STaRHuBERT", "STaRHuBERT-L"]
+)
 def test_star_is_armhuberts_widths_with_maps_of_their_own(width, ffn, published):
     """The FFN widths are derived, not published: ARMHuBERT's + 160 in both, with which both counts fit the code's layers."""
     assert to_millions(count_parameters(build_thin(width, ffn, width))["encoder"]) == published

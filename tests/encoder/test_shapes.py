@@ -28,7 +28,9 @@ def head_slices(key, value, heads, head_dim):
     return value[:, :inner] if "out_proj.weight" in key else value
 
 
-@pytest.mark.parametrize("kind", [{}, PRE_NORM, WAVLM, {**WAVLM, **PRE_NORM}], ids=["post", "pre", "wavlm", "wavlm pre"])
+@pytest.mark.parametrize(
+    "kind", [{}, PRE_NORM, WAVLM, {**WAVLM, **PRE_NORM}], ids=["post", "pre", "wavlm", "wavlm pre"]
+)
 @torch.no_grad()
 def test_fewer_heads_and_units_equal_the_full_network_with_theirs_silenced(kind):
     full = build(**kind)
@@ -79,7 +81,9 @@ def test_padding_changes_no_feature_of_a_layer_norm_extractor():
         torch.testing.assert_close(padded.features[index, :frames], alone[:frames], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [{}, PRE_NORM, WAVLM, dict(family="wav2vec2", conv_bias=True)], ids=["hubert", "pre", "wavlm", "wav2vec2"])
+@pytest.mark.parametrize(
+    "kind", [{}, PRE_NORM, WAVLM, dict(family="wav2vec2", conv_bias=True)], ids=["hubert", "pre", "wavlm", "wav2vec2"]
+)
 @torch.no_grad()
 def test_with_exact_padding_a_wave_gives_what_it_gives_alone(kind):
     encoder = build(**kind)
@@ -93,7 +97,9 @@ def test_with_exact_padding_a_wave_gives_what_it_gives_alone(kind):
         alone = encoder(waves[index : index + 1, :length])
         frames = alone.x.size(1)
         assert (~padded.padding_mask[index]).sum() == frames and not padded.padding_mask[index, :frames].any()
-        for ours, expected in zip([padded.features, *padded.hidden, padded.x], [alone.features, *alone.hidden, alone.x]):
+        for ours, expected in zip(
+            [padded.features, *padded.hidden, padded.x], [alone.features, *alone.hidden, alone.x]
+        ):
             torch.testing.assert_close(ours[index, :frames], expected[0], rtol=1e-4, atol=1e-4)
     if encoder.cfg.extractor_mode == "default":
         assert (stock.x[3, :2] - padded.x[3, :2]).abs().max() > 0.1, "otherwise this test shows nothing"
@@ -107,7 +113,9 @@ def test_exact_padding_keeps_gradients_and_the_factor_on_them():
     for factor, padded in ((0.1, True), (1.0, False)):
         encoder = build(feature_grad_mult=factor)
         encoder.exact_padding = True
-        out = encoder(waves.masked_fill(mask, 0.0), mask).features[1] if padded else encoder(waves[1:, :437]).features[0]
+        out = (
+            encoder(waves.masked_fill(mask, 0.0), mask).features[1] if padded else encoder(waves[1:, :437]).features[0]
+        )
         frames = encoder.feature_extractor.count_frames(torch.tensor(437))
         out[:frames].pow(2).sum().backward()
         gradients.append({name: p.grad for name, p in encoder.named_parameters() if p.grad is not None})

@@ -10,7 +10,7 @@ from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
 from fairseq_distill.encoder.size import count_parameters, frame_rate, macs_per_second, measure_parts
 from fairseq_distill.errors import UserError
-from fairseq_distill.layers.similarity import compare_encoders
+from fairseq_distill.layer_clusters.similarity import compare_encoders
 
 from .builders import PRE_NORM, SMALL, build_dictionary, make_waves
 from .plain_layers import run_plain
@@ -138,7 +138,9 @@ def test_predictions_are_padding_where_their_frames_are():
     encoder = build(time_reduction=2, **PADDING_EXACT)
     waves, mask = make_waves(samples=2000, padded=True)
     out = encoder(waves, padding_mask=mask)
-    predictions = build_heads("linear", 48, 5, 2, upsample=find_upsampling([["f"], [3]], 2))([out.features, out.hidden[3]])
+    predictions = build_heads("linear", 48, 5, 2, upsample=find_upsampling([["f"], [3]], 2))(
+        [out.features, out.hidden[3]]
+    )
     predicted = upsample_mask(out.padding_mask, 2)
     assert predicted.shape == predictions[0].shape[:2] == predictions[1].shape[:2]
     frames = [count_features(int((~row).sum())) for row in mask]

@@ -11,13 +11,13 @@ from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 
-from fairseq_distill.checkpoints import read_checkpoint
+from fairseq_distill.checkpoints.reading import read_checkpoint
+from fairseq_distill.checkpoints.saving import save_pruned
 from fairseq_distill.cli.configs import find_recipes
 from fairseq_distill.cli.main import main
 from fairseq_distill.errors import UserError
 from fairseq_distill.evaluation.ctc import Recogniser, Utterance, choose_examples, decode, join_units, load_recogniser
 from fairseq_distill.pruning.surgery import PrunedEncoder
-from fairseq_distill.saving import save_pruned
 
 from ..checkpoints import layouts
 from ..tasks.runs import command, run, write_data, write_teacher

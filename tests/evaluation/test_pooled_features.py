@@ -132,7 +132,9 @@ def test_random_weights_follow_the_seed_alone(encoder, make_tone):
 
 def test_a_wave_without_a_frame_behind_time_reduction_is_too_short(tmp_path):
     cfg = EncoderConfig.from_settings({**SMALL, "time_reduction": 2})
-    (tmp_path / "test.tsv").write_text(f"{tmp_path}\nlong.flac\t{cfg.shortest_wave}\nshort.flac\t{cfg.shortest_wave - 1}\n")
+    (tmp_path / "test.tsv").write_text(
+        f"{tmp_path}\nlong.flac\t{cfg.shortest_wave}\nshort.flac\t{cfg.shortest_wave - 1}\n"
+    )
     for name, samples in (("long", cfg.shortest_wave), ("short", cfg.shortest_wave - 1)):
         soundfile.write(tmp_path / f"{name}.flac", 0.1 * np.random.default_rng(0).standard_normal(samples), 16_000)
     pooled = pool_manifest(SpeechEncoder(cfg).eval(), read_manifest(tmp_path / "test.tsv"))

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-
 from fairseq.data import Dictionary
 from fairseq.data.audio.hubert_dataset import load_audio, verify_label_lengths
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import site
 import subprocess
-import sys
 import venv
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -119,7 +118,7 @@ def test_argparse_command_finds_the_plugin(install):
     check_reaches_the_task(install, install.command("fairseq-train"), *settings)
 
 
-ORDERS = '''
+ORDERS = """
 import sys
 import torch
 from omegaconf import OmegaConf
@@ -139,7 +138,7 @@ if __name__ == "__main__":
     check("import first", common)
     # As fairseq starts its workers, one for each GPU: there the user-dir comes first.
     torch.multiprocessing.spawn(check, args=(common,), nprocs=1)
-'''
+"""
 
 
 def test_orders_of_import(install):

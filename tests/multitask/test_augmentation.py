@@ -86,7 +86,11 @@ def test_broken_and_silent_noise_is_passed_over_and_all_of_it_is_refused(tmp_pat
 
 @pytest.mark.parametrize(
     "settings, message",
-    [({"speeds": [0.1]}, "task.speeds"), ({"snr": (10, 5)}, "task.noise_snr"), ({"noise_probability": 2}, "noise_probability")],
+    [
+        ({"speeds": [0.1]}, "task.speeds"),
+        ({"snr": (10, 5)}, "task.noise_snr"),
+        ({"noise_probability": 2}, "noise_probability"),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):
     with pytest.raises(UserError, match=message):

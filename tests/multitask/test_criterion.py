@@ -18,7 +18,9 @@ TARGETS = torch.tensor([[0, -1], [-1, 3], [2, 1], [-1, -1]])
 def build(weighting="fixed", weights=(2.0, 0.5), **settings):
     """(criterion, model, batch)."""
     model = build_multitask([{**task, "weight": w} for task, w in zip(TASKS, weights)], **settings)
-    criterion = SpeechMultitaskCriterion(SpeechMultitaskCriterionConfig(weighting=weighting), SimpleNamespace(tasks=model.tasks))
+    criterion = SpeechMultitaskCriterion(
+        SpeechMultitaskCriterionConfig(weighting=weighting), SimpleNamespace(tasks=model.tasks)
+    )
     source, mask = make_waves(batch=4, padded=True)
     return criterion, model, {"net_input": {"source": source, "padding_mask": mask}, "targets": TARGETS}
 
@@ -70,7 +72,9 @@ def test_utterances_without_a_label_train_nothing_of_that_task():
     batch["targets"] = torch.tensor([[0, -1], [1, -1], [-1, -1], [2, -1]])
     criterion(model, batch)[0].backward()
     speaker = list(model.heads["speaker"].parameters())
-    assert all(p.grad is not None and p.grad.abs().max() == 0 for p in speaker), "every parameter has a gradient, of zero"
+    assert all(p.grad is not None and p.grad.abs().max() == 0 for p in speaker), (
+        "every parameter has a gradient, of zero"
+    )
     assert all(p.grad.abs().max() > 0 for p in model.heads["keyword"].parameters())
 
     model.zero_grad()

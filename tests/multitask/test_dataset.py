@@ -144,7 +144,9 @@ def test_augmentation_changes_with_the_epoch_also_in_workers(one):
     task = FairseqTask(SimpleNamespace())
 
     def sources(epoch):
-        batches = task.get_batch_iterator(data, max_sentences=1, num_workers=1, epoch=epoch).next_epoch_itr(shuffle=False)
+        batches = task.get_batch_iterator(data, max_sentences=1, num_workers=1, epoch=epoch).next_epoch_itr(
+            shuffle=False
+        )
         return {int(batch["id"]): batch["net_input"]["source"] for batch in batches}
 
     first, again, second = sources(1), sources(1), sources(2)

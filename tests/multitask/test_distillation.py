@@ -109,7 +109,9 @@ def test_loss_is_that_of_the_tasks_plus_the_weighted_distance(tmp_path):
 @pytest.mark.parametrize("exact", [True, False])
 def test_the_teacher_pads_as_the_model_does(tmp_path, exact):
     path = save_teacher(tmp_path / "teacher.pt")
-    task = SpeechMultitaskTask(SpeechMultitaskTaskConfig(data="", tasks="[{name: k, kind: classification}]", teacher=path))
+    task = SpeechMultitaskTask(
+        SpeechMultitaskTaskConfig(data="", tasks="[{name: k, kind: classification}]", teacher=path)
+    )
     task.state.merge_state_dict({"classes": {"k": ["no", "yes"]}})
     model = build_multitask(exact_padding=exact, **DISTILLED)
     task.adopt(model)
@@ -135,7 +137,11 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
 
 
 def test_a_run_distils_and_fine_tunes_and_its_checkpoint_needs_no_teacher(tmp_path):
-    data, start, teacher = write_labelled(tmp_path / "data"), write_teacher(tmp_path), write_teacher(tmp_path, "big.pt", seed=7)
+    data, start, teacher = (
+        write_labelled(tmp_path / "data"),
+        write_teacher(tmp_path),
+        write_teacher(tmp_path, "big.pt", seed=7),
+    )
     options = {
         "+task.teacher": teacher,
         "+criterion.distillation": 1.0,
@@ -165,7 +171,10 @@ def test_a_run_distils_and_fine_tunes_and_its_checkpoint_needs_no_teacher(tmp_pa
     "options, message",
     [
         ({"+criterion.distillation": 1.0}, "criterion.distillation=1 with task.teacher=nothing: give both or none"),
-        ({"+criterion.distillation": 1.0, "teacher": {"normalize": True}}, "has normalize=True, the encoder of model.init False"),
+        (
+            {"+criterion.distillation": 1.0, "teacher": {"normalize": True}},
+            "has normalize=True, the encoder of model.init False",
+        ),
     ],
 )
 def test_teachers_that_do_not_fit_are_refused(options, message, tmp_path):

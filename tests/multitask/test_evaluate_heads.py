@@ -54,9 +54,14 @@ def test_figures_are_those_of_the_models_outputs(tuned, outputs, capsys):
 
     rows = [row for row, name in enumerate(TEST_SPEAKERS) if name]
     pairs = [(a, b) for i, a in enumerate(rows) for b in rows[i + 1 :]]
-    cosine = [torch.cosine_similarity(outputs[a].embeddings["speaker"], outputs[b].embeddings["speaker"]).item() for a, b in pairs]
+    cosine = [
+        torch.cosine_similarity(outputs[a].embeddings["speaker"], outputs[b].embeddings["speaker"]).item()
+        for a, b in pairs
+    ]
     same = np.array([TEST_SPEAKERS[a] == TEST_SPEAKERS[b] for a, b in pairs])
-    assert (found["speaker"]["same_pairs"], found["speaker"]["different_pairs"]) == (same.sum(), (~same).sum()) == (6, 15)
+    assert (
+        (found["speaker"]["same_pairs"], found["speaker"]["different_pairs"]) == (same.sum(), (~same).sum()) == (6, 15)
+    )
     assert found["speaker"]["eer"] == pytest.approx(equal_error_rate(np.array(cosine), same), abs=1e-6)
     assert found["speaker"]["eer_speakers"] == 3
 
@@ -69,8 +74,13 @@ def test_a_list_of_trials_takes_the_place_of_all_pairs(tuned, outputs, capsys):
     assert code == 0
     found = json.loads(printed.out)["tasks"]["speaker"]
     kept = trials[:5]
-    cosine = [torch.cosine_similarity(outputs[a].embeddings["speaker"], outputs[b].embeddings["speaker"]).item() for _, a, b in kept]
-    assert found["eer"] == pytest.approx(equal_error_rate(np.array(cosine), np.array([t[0] == 1 for t in kept])), abs=1e-6)
+    cosine = [
+        torch.cosine_similarity(outputs[a].embeddings["speaker"], outputs[b].embeddings["speaker"]).item()
+        for _, a, b in kept
+    ]
+    assert found["eer"] == pytest.approx(
+        equal_error_rate(np.array(cosine), np.array([t[0] == 1 for t in kept])), abs=1e-6
+    )
     assert (found["same_pairs"], found["different_pairs"], found["trials_skipped"]) == (2, 3, 1)
     (tuned[1] / "wrong.trials").write_text(lines[0].replace("1 ", "0 ", 1))
     code, printed = evaluate(capsys, tuned, "--trials", "wrong.trials")

@@ -42,7 +42,9 @@ def test_classification_with_a_hidden_layer(activation):
     head, out = build("classification", hidden=8, activation=activation)
     scores = head.score(head.embed(out))
     for row, length in enumerate([5, 5, 2]):
-        frames = [sum(h[row, t] for h in out.hidden) / 3 @ head.hidden.weight.T + head.hidden.bias for t in range(length)]
+        frames = [
+            sum(h[row, t] for h in out.hidden) / 3 @ head.hidden.weight.T + head.hidden.bias for t in range(length)
+        ]
         frames = [f.clamp(min=0) if activation == "relu" else f for f in frames]
         expected = sum(frames) / length @ head.output.weight.T + head.output.bias
         torch.testing.assert_close(scores[row], expected)

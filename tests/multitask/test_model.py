@@ -42,7 +42,9 @@ def of_encoder(names):
     return {name for name in names if name.startswith("encoder.")}
 
 
-@pytest.mark.parametrize("settings", [{}, dict(extractor_mode="layer_norm", family="wav2vec2")], ids=["hubert", "wav2vec2"])
+@pytest.mark.parametrize(
+    "settings", [{}, dict(extractor_mode="layer_norm", family="wav2vec2")], ids=["hubert", "wav2vec2"]
+)
 def test_scores_and_embeddings_have_the_tasks_shapes_and_ignore_padding(settings):
     model = build_multitask(**settings)
     waves, mask = make_waves(padded=True)

@@ -13,7 +13,10 @@ TARGETS = np.array([[0, -1], [0, -1], [0, -1], [0, 1], [1, -1], [1, -1], [-1, 0]
 def tasks(keyword=(), speaker=()):
     """Two tasks with these keys."""
     return parse_tasks(
-        [{"name": "keyword", "kind": "classification", **dict(keyword)}, {"name": "speaker", "kind": "verification", **dict(speaker)}]
+        [
+            {"name": "keyword", "kind": "classification", **dict(keyword)},
+            {"name": "speaker", "kind": "verification", **dict(speaker)},
+        ]
     )
 
 

@@ -10,7 +10,10 @@ KEYWORD = {"name": "keyword", "kind": "classification"}
 
 
 def test_plain_lists_omegaconf_and_text_are_the_same():
-    plain = [dict(KEYWORD, label="word", weight=2, data="a, b"), {"name": "speaker", "kind": "verification", "data": ["c"]}]
+    plain = [
+        dict(KEYWORD, label="word", weight=2, data="a, b"),
+        {"name": "speaker", "kind": "verification", "data": ["c"]},
+    ]
     expected = [
         ClassificationSettings("keyword", "classification", "word", ("a", "b"), 2.0),
         VerificationSettings("speaker", "verification", "speaker", ("c",)),

@@ -12,9 +12,9 @@ import torch
 from fairseq import checkpoint_utils
 
 from fairseq_distill import load_encoder
+from fairseq_distill.checkpoints.safe_load import read_pickled
 from fairseq_distill.cli.main import main
 from fairseq_distill.models.speech_multitask import SpeechMultitask, load_multitask
-from fairseq_distill.safe_load import read_pickled
 
 from ..tasks.runs import distil, write_data, write_teacher
 from .runs import fine_tune, write_labelled, write_labels
@@ -28,7 +28,12 @@ def tuned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
     data, teacher = write_labelled(folder / "data"), write_teacher(folder, normalize=True)
     _, logs = fine_tune(
-        folder / "run", data, teacher, optimization__max_update=6, model__freeze_updates=2, lr_scheduler__warmup_updates=1
+        folder / "run",
+        data,
+        teacher,
+        optimization__max_update=6,
+        model__freeze_updates=2,
+        lr_scheduler__warmup_updates=1,
     )
     for number in range(2):
         shutil.copy(data / "audio" / f"train{number}.flac", folder / f"{number}.flac")
@@ -181,14 +186,18 @@ def test_tasks_from_two_folders_on_a_distilled_student_with_noise(tmp_path):
     ],
 )
 def test_mistakes_are_sentences(tmp_path, options, message):
-    done, _ = fine_tune(tmp_path / "run", write_labelled(tmp_path / "data"), write_teacher(tmp_path), check=False, **options)
+    done, _ = fine_tune(
+        tmp_path / "run", write_labelled(tmp_path / "data"), write_teacher(tmp_path), check=False, **options
+    )
     assert done.returncode != 0 and message in done.stdout, done.stdout[-1500:]
 
 
 @pytest.mark.parametrize("recipe, label", [("kws_speech_commands", "keyword"), ("sv_voxceleb1", "speaker")])
 def test_recipes_of_the_public_sets_run(recipe, label, tmp_path):
     data, teacher = write_labelled(tmp_path / "data"), write_teacher(tmp_path)
-    _, logs = fine_tune(tmp_path / "run", data, teacher, recipe=recipe, optimization__max_update=2, optimization__update_freq="[1]")
+    _, logs = fine_tune(
+        tmp_path / "run", data, teacher, recipe=recipe, optimization__max_update=2, optimization__update_freq="[1]"
+    )
     steps = [values for name, values in logs if name == "train_inner"]
     assert len(steps) == 2 and all(float(values[f"{label}_loss"]) > 0 for values in steps)
     assert list(load_multitask(tmp_path / CHECKPOINT).classes) == [label]

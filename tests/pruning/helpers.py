@@ -84,7 +84,9 @@ def set_gate(encoder: SpeechEncoder, kind: str, layer: int, values: Iterable[flo
 def list_units(encoder: SpeechEncoder) -> List[Tuple[str, int, int]]:
     """(kind, layer, index) of every gate."""
     kinds = encoder.gates.kinds.items()
-    return [(name, layer, unit) for name, kind in kinds for layer, size in enumerate(kind.sizes) for unit in range(size)]
+    return [
+        (name, layer, unit) for name, kind in kinds for layer, size in enumerate(kind.sizes) for unit in range(size)
+    ]
 
 
 def by_layer(encoder: SpeechEncoder) -> Dict[str, List[List[float]]]:

@@ -65,7 +65,9 @@ def assert_same_gradients(encoder, plain, ours, theirs, tolerance=1e-4):
     """Gradients of all weights, and of log_alpha through either encoder."""
     alphas = {f"gates.{name}": p for name, p in encoder.gates.named_parameters()}
     weights, own = dict(plain.named_parameters()), dict(encoder.named_parameters())
-    one = torch.autograd.grad(ours, [*(own[n] for n in weights), *alphas.values()], allow_unused=True, retain_graph=True)
+    one = torch.autograd.grad(
+        ours, [*(own[n] for n in weights), *alphas.values()], allow_unused=True, retain_graph=True
+    )
     other = torch.autograd.grad(theirs, [*weights.values(), *alphas.values()], allow_unused=True)
     reached = 0
     for name, a, b in zip([*weights, *alphas], one, other):

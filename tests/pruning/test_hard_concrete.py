@@ -70,7 +70,9 @@ def test_evaluation_gates_all_closed_or_open_and_equal():
     torch.testing.assert_close(evaluation_gates(torch.full((7,), 1.0)), torch.full((7,), sigmoid(1.2)))
     # equal log_alpha: still as many zeros as expected, 10 * (1 - sigmoid(0.6)) = 3.5
     assert int((evaluation_gates(torch.full((10,), -1.0)) == 0).sum()) == expected_zeros([-1.0] * 10) == 4
-    assert evaluation_gates(torch.tensor([-2.0])).tolist() == [0.0] and evaluation_gates(torch.tensor([-1.0])).item() > 0
+    assert (
+        evaluation_gates(torch.tensor([-2.0])).tolist() == [0.0] and evaluation_gates(torch.tensor([-1.0])).item() > 0
+    )
 
 
 def test_initial_values_follow_the_drop_rate():

@@ -8,12 +8,13 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 
-from fairseq_distill import load_encoder, saving
+from fairseq_distill import load_encoder
+from fairseq_distill.checkpoints import saving
+from fairseq_distill.checkpoints.safe_load import read_pickled
 from fairseq_distill.cli import prune as prune_command
 from fairseq_distill.cli.main import main
 from fairseq_distill.encoder.size import count_parameters, macs_per_second
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
-from fairseq_distill.safe_load import read_pickled
 
 from ..encoder.builders import make_waves, randomize
 from .helpers import KINDS, PARTS, TINY, UNITS, open_all, relative_error, set_gate, spread_gates
@@ -38,7 +39,13 @@ def write_student(path, change=spread_gates, normalize=False, task="speech_disti
     model = {name: 0 if isinstance(value, str) and value.startswith("${") else value for name, value in model.items()}
     sections = {
         "model": {**model, "_name": "speech_student"},
-        "task": {"_name": task, "data": "/nowhere", "teacher": "/nowhere.pt", "normalize": normalize, "sample_rate": 16000},
+        "task": {
+            "_name": task,
+            "data": "/nowhere",
+            "teacher": "/nowhere.pt",
+            "normalize": normalize,
+            "sample_rate": 16000,
+        },
         "criterion": {"_name": "speech_distillation", "groups": "[[f],[1],[2]]"},
         "optimizer": {"_name": "adam"},
     }
@@ -114,7 +121,9 @@ def test_half_precision_student(tmp_path):
     source, out = tmp_path / "stage1.pt", tmp_path / "pruned.pt"
     write_student(source, lambda student: (spread_gates(student), student.half()))
     state = read_pickled(source)["model"]
-    assert state["gates.kinds.ffn.log_alpha"].dtype == torch.float32 and state["layer_norm.weight"].dtype == torch.float16
+    assert (
+        state["gates.kinds.ffn.log_alpha"].dtype == torch.float32 and state["layer_norm.weight"].dtype == torch.float16
+    )
     assert main(["prune", str(source), str(out)]) == 0
     assert relative_error(load_encoder(source), load_encoder(out)) < 1e-5
 
@@ -229,7 +238,9 @@ def test_fine_tuned_student_is_pruned_without_its_recogniser(tmp_path):
     source, out = tmp_path / "ctc.pt", tmp_path / "pruned.pt"
     write_student(tmp_path / "stage1.pt")
     state = read_pickled(tmp_path / "stage1.pt")
-    kept = {key: value for key, value in state["model"].items() if not key.startswith(("prediction_head.", "size_loss."))}
+    kept = {
+        key: value for key, value in state["model"].items() if not key.startswith(("prediction_head.", "size_loss."))
+    }
     weights = {f"w2v_encoder.w2v_model.{key}": value for key, value in kept.items()}
     weights["w2v_encoder.proj.weight"] = torch.ones(5, 12)
     model = {"_name": "hubert_ctc", "w2v_path": "/nowhere.pt", "w2v_args": state["cfg"]}

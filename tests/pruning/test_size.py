@@ -12,7 +12,7 @@ from fairseq_distill.pruning.gates import Gates
 from fairseq_distill.pruning.size import ExpectedSize
 from fairseq_distill.pruning.surgery import prune_encoder
 
-from .helpers import KINDS, PARTS, TINY, UNITS, WAVLM, build_gated, by_layer, sigmoid, spread_gates
+from .helpers import KINDS, PARTS, UNITS, WAVLM, build_gated, by_layer, sigmoid, spread_gates
 
 BIAS = -2 / 3 * math.log(0.1 / 1.1)
 
@@ -126,7 +126,10 @@ def test_expected_size_of_decided_gates_is_that_of_the_pruned_encoder(kind, seed
             encoder.gates.kinds["heads"].log_alpha[:3] = encoder.gates.kinds["ffn"].log_alpha[5:] = -40.0
         pruned = prune_encoder(encoder)
         small = SpeechEncoder(pruned.config)
-        expected = {"params": count_parameters(small)["encoder"], "macs": sum(part.macs for part in measure_parts(small))}
+        expected = {
+            "params": count_parameters(small)["encoder"],
+            "macs": sum(part.macs for part in measure_parts(small)),
+        }
         for metric, left in expected.items():
             size = ExpectedSize(encoder, metric)
             assert size(encoder.gates.expect()).item() * size.total == pytest.approx(left, rel=1e-6)
@@ -136,7 +139,9 @@ def test_expected_size_of_decided_gates_is_that_of_the_pruned_encoder(kind, seed
 
 
 @pytest.mark.parametrize(
-    "settings", [dict(layer_heads=[0, 2], layer_ffn_dims=[4, 0]), dict(layer_heads=[3, 1], head_dim=5)], ids=["gone", "uneven"]
+    "settings",
+    [dict(layer_heads=[0, 2], layer_ffn_dims=[4, 0]), dict(layer_heads=[3, 1], head_dim=5)],
+    ids=["gone", "uneven"],
 )
 @pytest.mark.parametrize("metric", COUNTS)
 def test_expected_size_of_an_encoder_that_is_uneven_already(settings, metric):

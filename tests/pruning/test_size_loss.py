@@ -93,7 +93,12 @@ def test_unreachable_targets_are_refused(metric):
     limit = 1 - COUNTS[metric](closed) / size.total
     SizeLoss(encoder, metric, limit - 0.001, 10)
     unreachable = f".*\\['heads'\\].*{1 - limit:.3f} of .*{metric}"
-    for target, reason in ((limit + 0.001, unreachable), (1.0, unreachable), (-0.1, " must be a fraction"), (1.5, " must be a fraction")):
+    for target, reason in (
+        (limit + 0.001, unreachable),
+        (1.0, unreachable),
+        (-0.1, " must be a fraction"),
+        (1.5, " must be a fraction"),
+    ):
         sentence = f"model.target_sparsity={target}{reason}"
         with pytest.raises(UserError, match=sentence):
             SizeLoss(encoder, metric, target, 10)

@@ -211,7 +211,9 @@ def test_the_network_is_smaller_and_soft_gates_are_in_the_weights():
     name = "encoder.layers.0.fc2.weight"
     torch.testing.assert_close(new[name], old[name][:, [1, 4]] * soft(1.0, 2.0))
     name = "encoder.layers.1.self_attn.out_proj.weight"
-    torch.testing.assert_close(new[name], old[name][:, [0, 1, 2, 3, 8, 9, 10, 11]] * soft(1.0, 2.0).repeat_interleave(4))
+    torch.testing.assert_close(
+        new[name], old[name][:, [0, 1, 2, 3, 8, 9, 10, 11]] * soft(1.0, 2.0).repeat_interleave(4)
+    )
     assert not any(key.startswith("gates") for key in new)
     stored = sum(value.untyped_storage().nbytes() for value in new.values())
     assert stored == sum(4 * value.numel() for value in new.values()), "views carry whole tensors into the file"
@@ -232,7 +234,9 @@ def test_nothing_left_to_run_is_refused_with_the_reason():
     encoder = build_gated(prune=UNITS + PARTS)
     open_all(encoder)
     set_gate(encoder, "conv", 1, [-20.0] * 5)
-    with pytest.raises(UserError, match="convolution 1 would keep no channel.* lower model.target_sparsity, or without conv"):
+    with pytest.raises(
+        UserError, match="convolution 1 would keep no channel.* lower model.target_sparsity, or without conv"
+    ):
         prune_encoder(encoder)
     open_all(encoder)
     for layer, (attention, units) in enumerate(((3, 5), (3, 5))):

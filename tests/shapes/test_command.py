@@ -9,7 +9,7 @@ from fairseq import tasks
 from hydra.experimental import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from fairseq_distill.checkpoints import load_encoder
+from fairseq_distill.checkpoints.reading import load_encoder
 from fairseq_distill.cli.configs import find_recipes
 from fairseq_distill.cli.main import main
 from fairseq_distill.cli.shapes import RECIPES

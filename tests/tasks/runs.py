@@ -48,7 +48,18 @@ def command(config_dir, config, overrides) -> list:
     """The command line of a training run, in a process of its own."""
     code = "from fairseq_cli.hydra_train import cli_main; cli_main()"
     given = [f"{key}={value}" for key, value in overrides.items()]
-    return [sys.executable, "-W", "ignore", "-c", code, "--config-dir", str(config_dir), "--config-name", config, *given]
+    return [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        code,
+        "--config-dir",
+        str(config_dir),
+        "--config-name",
+        config,
+        *given,
+    ]
 
 
 def environment() -> dict:
@@ -80,7 +91,9 @@ def distil(out: Path, data: Path, teacher: str, recipe="deep_12x384", shape=STUD
 
 def run(line, check=True):
     """Run a command line; returns (finished process, JSON objects among its output)."""
-    done = subprocess.run(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+    done = subprocess.run(
+        line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
+    )
     if check:
         assert done.returncode == 0, done.stdout[-3000:]
     return done, read_logs(done.stdout)
@@ -89,9 +102,19 @@ def run(line, check=True):
 def validate(checkpoint, data):
     """Held-out loss and distances as fairseq-validate prints them."""
     code = "from fairseq_cli.validate import cli_main; cli_main()"
-    options = ["--task", "speech_distillation", "--user-dir", ROOT / "fairseq_distill", "--valid-subset", "valid", "--cpu"]
+    options = [
+        "--task",
+        "speech_distillation",
+        "--user-dir",
+        ROOT / "fairseq_distill",
+        "--valid-subset",
+        "valid",
+        "--cpu",
+    ]
     options += ["--max-tokens", 20_000, "--log-format", "json", "--num-workers", 0]
-    done, _ = run([sys.executable, "-W", "ignore", "-c", code, str(data), "--path", str(checkpoint), *map(str, options)])
+    done, _ = run(
+        [sys.executable, "-W", "ignore", "-c", code, str(data), "--path", str(checkpoint), *map(str, options)]
+    )
     line = next(line for line in done.stdout.splitlines() if "| valid | {" in line)
     return json.loads(line[line.index("{") :])
 
@@ -106,4 +129,15 @@ def read_logs(text):
     return logs
 
 
-__all__ = ["SMALL", "STUDENT_SHAPE", "command", "distil", "environment", "read_logs", "run", "validate", "write_data", "write_teacher"]
+__all__ = [
+    "SMALL",
+    "STUDENT_SHAPE",
+    "command",
+    "distil",
+    "environment",
+    "read_logs",
+    "run",
+    "validate",
+    "write_data",
+    "write_teacher",
+]

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from fairseq_distill.checkpoints.safe_load import read_pickled
 from fairseq_distill.cli.main import main
-from fairseq_distill.layers.storage import read_clusters
-from fairseq_distill.safe_load import read_pickled
+from fairseq_distill.layer_clusters.storage import read_clusters
 
 from ..encoder.builders import SMALL
 from .runs import write_data, write_teacher
@@ -31,7 +31,9 @@ def folder(tmp_path_factory):
 def skill(folder, out, recipe="skill", check=True, **overrides):
     """Train with groups=auto; `train` sets groups for a teacher of three layers, which these replace."""
     settings = {**AUTO, **RATES} if recipe == "skill" else {"criterion.groups": "auto"}
-    settings.update({"optimization.max_update": 4, **{key.replace("__", "."): value for key, value in overrides.items()}})
+    settings.update(
+        {"optimization.max_update": 4, **{key.replace("__", "."): value for key, value in overrides.items()}}
+    )
     return train(out, folder / "data", str(folder / "teacher.pt"), recipe, check, **settings)
 
 
@@ -64,7 +66,13 @@ def test_a_file_of_the_same_clusters_gives_the_same_training(folder, tmp_path):
     line = ["clusters", folder / "teacher.pt", manifest, "--clusters", 3, "--seconds", 3, "--out", file]
     assert main([str(word) for word in line]) == 0
     options = {"criterion.groups": "[[1]]", "criterion.groups_file": file}
-    train(tmp_path / "file", folder / "data", str(folder / "teacher.pt"), "skill", **{**AUTO, **RATES, "optimization.max_update": 4, **options})
+    train(
+        tmp_path / "file",
+        folder / "data",
+        str(folder / "teacher.pt"),
+        "skill",
+        **{**AUTO, **RATES, "optimization.max_update": 4, **options},
+    )
     one, other = (read_pickled(last(path))["model"] for path in (folder / "auto", tmp_path / "file"))
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
@@ -81,13 +89,20 @@ def test_pruned_student_goes_on_with_its_groups(folder, tmp_path):
 
 def test_two_teachers_and_a_student_of_fewer_layers(folder, tmp_path):
     second = write_teacher(tmp_path, encoder_layers=DEPTH, encoder_ffn_embed_dim=SMALL["encoder_ffn_embed_dim"] // 2)
-    options = {**AUTO, **RATES, "task.teacher": f"'{folder / 'teacher.pt'},{second}'", "model.init": folder / "teacher.pt"}
+    options = {
+        **AUTO,
+        **RATES,
+        "task.teacher": f"'{folder / 'teacher.pt'},{second}'",
+        "model.init": folder / "teacher.pt",
+    }
     options.update({"model.like_init": "layers", "+model.encoder_layers": 2, "optimization.max_update": 2})
     train(tmp_path / "run", folder / "data", "", "skill", **options)
     stored = model_settings(last(tmp_path / "run"))
     groups, layers = json.loads(stored["prediction_groups"]), json.loads(stored["prediction_layers"])
     assert layers == [sorted({-(-layer * 2 // DEPTH) for layer in group}) for group in groups]
-    assert len(read_clusters(tmp_path / "run" / "checkpoints" / "clusters.json").about["request"]["weights_sha256"]) == 2
+    assert (
+        len(read_clusters(tmp_path / "run" / "checkpoints" / "clusters.json").about["request"]["weights_sha256"]) == 2
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """A narrower and shallower student that starts as its teacher's most important units, through fairseq-hydra-train."""
 
 from fairseq_distill import load_encoder
+from fairseq_distill.checkpoints.safe_load import read_pickled
 from fairseq_distill.cli.main import main
-from fairseq_distill.safe_load import read_pickled
 
 from .runs import STUDENT_SHAPE, distil, write_data, write_teacher
 

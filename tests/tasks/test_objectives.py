@@ -42,7 +42,12 @@ def test_relations_of_star_train_without_distances_of_features(folder, tmp_path)
 
 
 def test_masking_distillation_with_hints(folder, tmp_path):
-    overrides = {"+criterion.masking": "true", "criterion.mse": 1.0, "+criterion.hint": 0.1, "+criterion.reduce_groups": "sum"}
+    overrides = {
+        "+criterion.masking": "true",
+        "criterion.mse": 1.0,
+        "+criterion.hint": 0.1,
+        "+criterion.reduce_groups": "sum",
+    }
     _, logs = run(folder, tmp_path, **overrides, **{"+model.mask_prob": 0.8, "+model.mask_length": 2})
     step = [values for name, values in logs if name == "train_inner"][0]
     expected = 0.1 * (float(step["mse_1"]) + float(step["mse_2"])) + float(step["mse_3"])
@@ -59,7 +64,10 @@ def test_time_reduction_predicts_every_frame_of_padded_batches(folder, tmp_path)
     assert sum(float(step["wpb"]) for step in steps) == pytest.approx(frames, abs=2 * 8)  # up to two at each wave's end
     with torch.no_grad():
         student = load_encoder(tmp_path / "checkpoints" / "checkpoint_last.pt")
-        assert student(torch.randn(1, 9000)).x.size(1) == load_encoder(folder / "teacher.pt")(torch.randn(1, 9000)).x.size(1) // 2
+        assert (
+            student(torch.randn(1, 9000)).x.size(1)
+            == load_encoder(folder / "teacher.pt")(torch.randn(1, 9000)).x.size(1) // 2
+        )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +75,12 @@ def units(folder):
     """Labels of the data, six units of the teacher's second layer."""
     manifests = [str(folder / "data" / f"{split}.tsv") for split in ("train", "valid")]
     out = folder / "units"
-    assert main.main(["units", str(folder / "teacher.pt"), *manifests, "--layer", "2", "--clusters", "6", "--out", str(out)]) == 0
+    assert (
+        main.main(
+            ["units", str(folder / "teacher.pt"), *manifests, "--layer", "2", "--clusters", "6", "--out", str(out)]
+        )
+        == 0
+    )
     return out
 
 
@@ -117,10 +130,19 @@ def test_each_of_two_teachers_has_its_heads(folder, tmp_path):
     [
         ({"+criterion.layer_relations": 1.0}, "nothing would train the heads"),
         ({"model.prediction_head": "none", "criterion.l1": 1.0}, "compares features at the teacher's width"),
-        ({"criterion.l1": 1.0, "+criterion.layer_relations": 1.0, "+model.time_reduction": 2}, "model.time_reduction=2 must be 1"),
+        (
+            {"criterion.l1": 1.0, "+criterion.layer_relations": 1.0, "+model.time_reduction": 2},
+            "model.time_reduction=2 must be 1",
+        ),
         ({"criterion.l1": 1.0, "+criterion.masked_prediction": 1.0}, "fairseq-distill units makes the folder"),
-        ({"criterion.l1": 1.0, "+criterion.layer_relations": 1.0, "criterion.predict_from": "last"}, "compares layer to layer"),
-        ({"criterion.l1": 1.0, "+criterion.layer_relations": 1.0, "+criterion.masking": "true"}, "compares whole utterances"),
+        (
+            {"criterion.l1": 1.0, "+criterion.layer_relations": 1.0, "criterion.predict_from": "last"},
+            "compares layer to layer",
+        ),
+        (
+            {"criterion.l1": 1.0, "+criterion.layer_relations": 1.0, "+criterion.masking": "true"},
+            "compares whole utterances",
+        ),
         (
             {"criterion.l1": 1.0, "+criterion.attention_maps": 1.0, "criterion.groups": "[[0],[3]]"},
             "leave it out of criterion.groups",

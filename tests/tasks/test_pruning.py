@@ -8,11 +8,11 @@ import torch
 from fairseq import checkpoint_utils
 
 from fairseq_distill import load_encoder
+from fairseq_distill.checkpoints.safe_load import read_pickled
 from fairseq_distill.cli.main import main
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
 from fairseq_distill.encoder.size import count_parameters
-from fairseq_distill.safe_load import read_pickled
 
 from ..checkpoints import layouts
 from ..encoder.builders import PRE_NORM, SMALL, make_waves, randomize
@@ -107,7 +107,9 @@ def test_pruned_student_has_the_same_held_out_loss_and_stage_2_goes_on_from_ther
 def test_interrupted_stage_1_goes_on_as_if_it_had_not_been(folder, tmp_path):
     data = write_data(tmp_path / "data", lengths=(8000,), copies=20)  # one epoch, nothing cropped at random
     teacher = str(folder / "teacher.pt")
-    schedule = {f"optimizer.groups.{name}.lr_scheduler.total_num_update": 6 for name in ("default", "gates", "multipliers")}
+    schedule = {
+        f"optimizer.groups.{name}.lr_scheduler.total_num_update": 6 for name in ("default", "gates", "multipliers")
+    }
     train(tmp_path / "whole", data, teacher, optimization__max_update=6, **schedule)
     train(tmp_path / "parts", data, teacher, optimization__max_update=3, **schedule)
     train(tmp_path / "parts", data, teacher, optimization__max_update=6, **schedule)
@@ -129,7 +131,14 @@ def test_the_other_families_go_through_both_stages(folder, tmp_path, family):
     train(tmp_path / "stage1", folder / "data", teacher, recipe, optimization__max_update=25)
     pruned = tmp_path / "pruned.pt"
     assert main(["prune", str(last(tmp_path / "stage1")), str(pruned)]) == 0
-    train(tmp_path / "stage2", folder / "data", teacher, f"{recipe}_stage2", model__init=pruned, optimization__max_update=2)
+    train(
+        tmp_path / "stage2",
+        folder / "data",
+        teacher,
+        f"{recipe}_stage2",
+        model__init=pruned,
+        optimization__max_update=2,
+    )
     assert load_encoder(last(tmp_path / "stage2")).cfg.ffn_dims == load_encoder(pruned).cfg.ffn_dims
 
 
@@ -139,7 +148,10 @@ def test_the_other_families_go_through_both_stages(folder, tmp_path, family):
         ({"common.bf16": "true", "common.fp16_no_flatten_grads": "false"}, "common.fp16_no_flatten_grads=true"),
         ({"model.target_sparsity": 0.99}, "model.target_sparsity=0.99 cannot be reached"),
         ({"model.prune": "[conv,layers]"}, "layers is none of conv, heads, ffn, attention_layers, ffn_layers"),
-        ({"task.update_seconds": 10, "dataset.max_tokens": "null", "dataset.batch_size": 2}, "task.update_seconds needs dataset.max_tokens"),
+        (
+            {"task.update_seconds": 10, "dataset.max_tokens": "null", "dataset.batch_size": 2},
+            "task.update_seconds needs dataset.max_tokens",
+        ),
     ],
 )
 def test_what_would_not_prune_is_refused_before_training(folder, tmp_path, overrides, sentence):
@@ -156,7 +168,12 @@ def test_a_recipe_whose_optimizer_has_no_groups_is_refused(folder, tmp_path):
 
 def test_stage_2_refuses_a_student_whose_gates_are_not_cut(folder, tmp_path):
     done, _ = train(
-        tmp_path, folder / "data", str(folder / "teacher.pt"), "dphubert_stage2", False, model__init=last(folder / "stage1")
+        tmp_path,
+        folder / "data",
+        str(folder / "teacher.pt"),
+        "dphubert_stage2",
+        False,
+        model__init=last(folder / "stage1"),
     )
     assert done.returncode != 0 and "still has its gates: cut them first" in done.stdout
 
@@ -188,7 +205,12 @@ def test_pruned_student_fine_tunes_and_is_pruned_again_from_there(folder, tmp_pa
         (data / f"{split}.ltr").write_text("A B |\n" * 8)
     (data / "dict.ltr.txt").write_text("A 1\nB 1\n| 1\n")
     (tmp_path / "ctc.yaml").write_text(CTC)
-    settings = {"task.data": data, "model.w2v_path": first, "hydra.run.dir": tmp_path / "tuned", "optimization.max_update": 3}
+    settings = {
+        "task.data": data,
+        "model.w2v_path": first,
+        "hydra.run.dir": tmp_path / "tuned",
+        "optimization.max_update": 3,
+    }
     run(command(tmp_path, "ctc", settings))
 
     tuned, teacher = last(tmp_path / "tuned"), str(folder / "teacher.pt")

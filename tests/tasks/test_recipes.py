@@ -38,7 +38,9 @@ def build(name):
         settings.update(prediction_groups=criterion["groups"], prediction_dim=TEACHER_WIDTH)
         if criterion["predict_from"] == "layers":
             count = len(yaml.safe_load(criterion["groups"]))
-            settings["prediction_layers"] = str([[n * settings["encoder_layers"] // count] for n in range(1, count + 1)])
+            settings["prediction_layers"] = str(
+                [[n * settings["encoder_layers"] // count] for n in range(1, count + 1)]
+            )
     with torch.device("meta"):
         return SpeechStudent(SpeechStudentConfig(**settings))
 
@@ -88,4 +90,6 @@ def test_recipes_run_with_a_small_teacher(name, shape, tmp_path):
     _, logs = distil(tmp_path / "run", data, teacher, recipe=name, shape=shape, **overrides)
     losses = [float(values["loss"]) for logger, values in logs if logger == "train_inner"]
     assert len(losses) == 3 and all(map(math.isfinite, losses)) and losses[0] > 0
-    assert load_encoder(tmp_path / "run" / "checkpoints" / "checkpoint_last.pt")(torch.randn(1, 4000)).x.isfinite().all()
+    assert (
+        load_encoder(tmp_path / "run" / "checkpoints" / "checkpoint_last.pt")(torch.randn(1, 4000)).x.isfinite().all()
+    )

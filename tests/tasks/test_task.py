@@ -13,7 +13,13 @@ from .runs import write_data, write_teacher
 
 def make_run(tmp_path, teacher, task=None, model=None, criterion=None):
     """A run's config as fairseq-hydra-train hands it to the task, before defaults are merged."""
-    model = {"encoder_layers": 2, "encoder_embed_dim": 32, "encoder_attention_heads": 4, "conv_pos_groups": 4, **(model or {})}
+    model = {
+        "encoder_layers": 2,
+        "encoder_embed_dim": 32,
+        "encoder_attention_heads": 4,
+        "conv_pos_groups": 4,
+        **(model or {}),
+    }
     model.setdefault("conv_feature_layers", SMALL["conv_feature_layers"])
     return OmegaConf.create(
         {

@@ -12,8 +12,8 @@ import torch
 from fairseq import checkpoint_utils
 
 from fairseq_distill import load_encoder
+from fairseq_distill.checkpoints.safe_load import read_pickled
 from fairseq_distill.models.speech_student import SpeechStudent
-from fairseq_distill.safe_load import read_pickled
 
 from ..encoder.builders import PRE_NORM, make_waves
 from .runs import ROOT, command, distil, environment, run, write_data, write_teacher
@@ -24,7 +24,9 @@ def student(tmp_path_factory):
     """(checkpoint, logs, teacher's path) of one run; the teacher's file is deleted afterwards."""
     folder = tmp_path_factory.mktemp("distilled")
     teacher = write_teacher(folder)
-    _, logs = distil(folder / "run", write_data(folder / "data"), teacher, optimization__lr="[0.01]", optimization__max_update=12)
+    _, logs = distil(
+        folder / "run", write_data(folder / "data"), teacher, optimization__lr="[0.01]", optimization__max_update=12
+    )
     os.remove(teacher)
     return folder / "run" / "checkpoints" / "checkpoint_last.pt", logs, teacher
 
@@ -61,8 +63,14 @@ def test_student_stands_alone(student):
 def test_padded_batches_and_recipe_for_the_last_layer(tmp_path):
     """DistilHuBERT as it is, from a normalised pre-norm teacher: kind, widths and normalisation are taken over."""
     teacher = write_teacher(tmp_path, **PRE_NORM, normalize=True)
-    settings = {"criterion__groups": "[[1],[f,2],[3]]", "task__enable_padding": "true", "model__prediction_head": "split"}
-    _, logs = distil(tmp_path / "run", write_data(tmp_path / "data"), teacher, recipe="distilhubert", shape={}, **settings)
+    settings = {
+        "criterion__groups": "[[1],[f,2],[3]]",
+        "task__enable_padding": "true",
+        "model__prediction_head": "split",
+    }
+    _, logs = distil(
+        tmp_path / "run", write_data(tmp_path / "data"), teacher, recipe="distilhubert", shape={}, **settings
+    )
     steps = [values for name, values in logs if name == "train_inner"]
     assert all(float(values["l1_f-2"]) > 0 for values in steps) and len(steps) == 4
     cfg = load_encoder(tmp_path / "run" / "checkpoints" / "checkpoint_last.pt").cfg
@@ -72,11 +80,17 @@ def test_padded_batches_and_recipe_for_the_last_layer(tmp_path):
 def test_killed_run_resumes_where_it_was_and_ends_the_same(tmp_path):
     teacher = write_teacher(tmp_path)
     data = write_data(tmp_path / "data", lengths=(8000,), copies=8)  # equal lengths: nothing is cropped at random
-    options = {"optimization__max_update": 8, "checkpoint__save_interval_updates": 2, "dataset__validate_interval_updates": 100}
+    options = {
+        "optimization__max_update": 8,
+        "checkpoint__save_interval_updates": 2,
+        "dataset__validate_interval_updates": 100,
+    }
     whole, _ = distil(tmp_path / "whole", data, teacher, **options)
     line = whole.args
     killed_line = [argument.replace(str(tmp_path / "whole"), str(tmp_path / "killed")) for argument in line]
-    process = subprocess.Popen(killed_line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        killed_line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     last = tmp_path / "killed" / "checkpoints" / "checkpoint_last.pt"
     deadline = time.time() + 120
     while not last.exists() and process.poll() is None and time.time() < deadline:
@@ -124,7 +138,9 @@ def test_stock_masked_prediction_trains_the_student(student, tmp_path):
     losses = [float(values["loss"]) for name, values in logs if name == "train_inner"]
     assert len(losses) == 6 and losses[-1] < losses[0]
 
-    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(tmp_path / "run" / "checkpoints" / "checkpoint_last.pt")])
+    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task(
+        [str(tmp_path / "run" / "checkpoints" / "checkpoint_last.pt")]
+    )
     assert model.final_proj.out_features == 16 and model.cfg.encoder_embed_dim == 32
     before, after = load_encoder(checkpoint).state_dict(), model.state_dict()
     moved = [key for key in before if not torch.equal(before[key], after[key])]
@@ -147,12 +163,22 @@ def test_argparse_users_reach_the_task_through_user_dir(tmp_path):
     line = [sys.executable, "-c", "from fairseq_cli.train import cli_main; cli_main()", str(data)]
     line += ["--user-dir", "fairseq_distill", "--task", "speech_distillation", "--criterion", "speech_distillation"]
     line += ["--arch", "speech_student", "--teacher", teacher, "--groups", "[[1],[2],[3]]", "--init", teacher]
-    line += ["--like-init", "all", "--optimizer", "adam", "--lr", "0.001", "--max-update", "2", "--batch-size", "2", "--cpu"]
+    line += [
+        "--like-init",
+        "all",
+        "--optimizer",
+        "adam",
+        "--lr",
+        "0.001",
+        "--max-update",
+        "2",
+        "--batch-size",
+        "2",
+        "--cpu",
+    ]
     line += ["--save-dir", str(tmp_path / "saved"), "--no-epoch-checkpoints", "--num-workers", "0"]
     done = subprocess.run(
         line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=200
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert load_encoder(tmp_path / "saved" / "checkpoint_last.pt").cfg.encoder_layers == 3
-
-

@@ -19,7 +19,7 @@ from fairseq_distill.data.audio_file import BrokenAudio
 from fairseq_distill.data.manifest import read_manifest
 from fairseq_distill.encoder.conv_spec import count_frames
 from fairseq_distill.errors import UserError
-from fairseq_distill.layers.fingerprint import fingerprint_weights
+from fairseq_distill.layer_clusters.fingerprint import fingerprint_weights
 from fairseq_distill.units import fitting, frames
 from fairseq_distill.units.fitting import fit_units
 from fairseq_distill.units.frames import LayerFrames

@@ -1,0 +1,1 @@
+"""Checkpoint files: read safely, recognised, and written as fairseq writes them."""

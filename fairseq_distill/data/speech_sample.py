@@ -1,0 +1,126 @@
+"""So many seconds of speech out of a manifest, drawn at random, for looking into an encoder."""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any, Dict, Iterator, Tuple, Union
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from ..encoder.config import EncoderConfig
+from ..errors import UserError
+from .audio_file import BrokenAudio, read_wave
+from .manifest import count_allowed, read_manifest
+from .waves import MAX_UNREADABLE, SAMPLE_RATE, describe_unreadable
+
+logger = logging.getLogger(__name__)
+
+LONGEST = 20  # seconds; of a longer wave, so much from a random place: attention's memory grows with its square
+SHORTEST_REST = 1  # seconds; what is missing to the amount asked for is not filled up with less
+
+
+class SpeechSample:
+    """Iterate over it once for waves (1, samples) at 16 kHz, each with None as padding mask; progress is on stderr.
+
+    Utterances come in random order until the seconds asked for are reached; the last one is cut. One at a time: in an
+    encoder with a group-norm extractor (HuBERT Base) padding would change every frame of a wave.
+
+    Args:
+        manifest: fairseq's audio manifest.
+        seconds: how much to read; less if the manifest has less.
+        seed: of the order and of the places; the same seed and manifest give the same waves.
+        configs: settings of the encoders that the waves are for; rows too short for one frame are left out.
+
+    Attributes, final after the iteration:
+        utterances, seconds: what was read.
+        unreadable: row -> why its file could not be used.
+        fingerprint: SHA-256 of all samples read, in order, as float32.
+
+    Raises:
+        UserError: a wrong manifest, no usable row, or over 1 % of the files that were drawn cannot be used.
+    """
+
+    def __init__(self, manifest: Union[str, Path], seconds: float, seed: int, *configs: EncoderConfig):
+        if not seconds > 0:
+            raise UserError(f"seconds={seconds}: must be above 0")
+        self.manifest = read_manifest(manifest)
+        self.shortest = max(cfg.shortest_wave for cfg in configs)
+        self.utterances, self.seconds = 0, 0.0
+        self.unreadable: Dict[int, str] = {}
+        self._digest = hashlib.sha256()
+        self._random = np.random.default_rng(seed)
+        self._lengths = self._draw(round(seconds * SAMPLE_RATE))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the samples read so far."""
+        return self._digest.hexdigest()
+
+    def describe(self) -> Dict[str, Any]:
+        """What was read, as plain values."""
+        return {
+            "manifest": self.manifest.file,
+            "utterances": self.utterances,
+            "seconds": round(self.seconds, 3),
+            "unreadable": len(self.unreadable),
+            "samples_sha256": self.fingerprint,
+        }
+
+    def __iter__(self) -> Iterator[Tuple[Tensor, None]]:
+        total = sum(self._lengths.values()) / SAMPLE_RATE
+        allowed = count_allowed(MAX_UNREADABLE, len(self._lengths))
+        shown = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+        with tqdm(total=total, desc=f"speech of {self.manifest.file}", bar_format=shown, mininterval=1) as progress:
+            for row, length in self._lengths.items():
+                try:
+                    wave = read_wave(self.manifest.path(row), SAMPLE_RATE, self.manifest.sizes[row], self.shortest)
+                except BrokenAudio as problem:
+                    self._count(row, str(problem), allowed)
+                else:
+                    yield self._cut(wave, length).unsqueeze(0), None
+                progress.update(length / SAMPLE_RATE)
+        if self.unreadable:
+            logger.warning(describe_unreadable(self.manifest, self.unreadable))
+
+    def _draw(self, samples: int) -> Dict[int, int]:
+        """Rows in random order -> how many samples to take of each, until there are `samples`."""
+        sizes = self.manifest.sizes
+        usable = [row for row, size in enumerate(sizes) if size >= self.shortest]
+        if not usable:
+            raise UserError(
+                f"{self.manifest.file}: all rows are shorter than the {self.shortest} samples that make a frame"
+            )
+        if len(usable) < len(sizes):
+            logger.warning(
+                "%s: %d of %d rows are shorter than the %d samples that make a frame, and are left out",
+                self.manifest.file,
+                len(sizes) - len(usable),
+                len(sizes),
+                self.shortest,
+            )
+        lengths: Dict[int, int] = {}
+        for row in self._random.permutation(usable).tolist():
+            if lengths and samples < SHORTEST_REST * SAMPLE_RATE:
+                break
+            lengths[row] = max(min(sizes[row], LONGEST * SAMPLE_RATE, samples), self.shortest)
+            samples -= lengths[row]
+        return lengths
+
+    def _cut(self, wave: Tensor, length: int) -> Tensor:
+        """`length` samples of a wave (samples,) from a random place; counted and added to the fingerprint."""
+        start = int(self._random.integers(max(len(wave) - length, 0) + 1))
+        wave = wave[start : start + length].contiguous()
+        self._digest.update(wave.numpy().tobytes())
+        self.utterances += 1
+        self.seconds += len(wave) / SAMPLE_RATE
+        return wave
+
+    def _count(self, row: int, why: str, allowed: int) -> None:
+        self.unreadable[row] = why
+        if len(self.unreadable) > allowed:
+            raise UserError(
+                f"{describe_unreadable(self.manifest, self.unreadable)}. Over {MAX_UNREADABLE:.0%} of the "
+                f"{len(self._lengths)} files drawn is too many: mend them, or take their rows out of the manifest"
+            )

@@ -1,0 +1,221 @@
+"""Where a student starts: its shape and its weights from a checkpoint, as far as they fit or can be cut to fit."""
+
+import logging
+import os
+from typing import Any, Dict, List, Optional, Sequence
+
+import torch
+
+from ..checkpoints.reading import EncoderCheckpoint, load_encoder, read_checkpoint
+from ..encoder.config import FRONT_FIELDS, EncoderConfig
+from ..encoder.model import SpeechEncoder
+from ..errors import UserError
+from ..run.paths import find_file, make_absolute
+from ..run.settings import find_run
+from .importance import weigh_units
+from .layer_choice import check_layers, choose_layers
+from .narrowing import Narrowing, describe_choice
+from .selection import UnitChoice, check_shapes, choose_units
+
+logger = logging.getLogger(__name__)
+
+LAYER_FIELDS = FRONT_FIELDS + [
+    "encoder_embed_dim",
+    "encoder_ffn_embed_dim",
+    "encoder_attention_heads",
+    "head_dim",
+    "activation_fn",
+    "layer_norm_first",
+    "conv_pos",
+    "conv_pos_groups",
+    "conv_pos_batch_norm",
+    "pos_conv_depth",
+    "relative_position_embedding",
+    "num_buckets",
+    "max_distance",
+    "gru_rel_pos",
+]
+LIKE_INIT = ("none", "front", "layers", "all")
+# the settings below as they stand in a student's own checkpoint, which needs no other file
+STANDALONE = {
+    "init": "",
+    "like_init": "none",
+    "init_layers": [],
+    "init_choice": "first",
+    "init_clusters": "",
+    "init_width": "none",
+}
+_SEED = 0  # of the utterances for activations, not the run's: runs that differ in their seed start with the same units
+
+
+class Start:
+    """The checkpoint that a student starts from, in three steps: what of its shape, which of its units, its weights.
+
+    Args:
+        cfg: a student's settings with `init`, as the user gave them.
+
+    Attributes:
+        shape: settings that the student takes over.
+
+    Raises:
+        UserError: the checkpoint cannot be used, or settings contradict each other or it.
+    """
+
+    def __init__(self, cfg: Any):
+        self.checkpoint = read_checkpoint(find_file(cfg.init, "model.init"))
+        source = self.checkpoint.config
+        if source.prune and not cfg.prune:
+            raise UserError(
+                f"model.init={cfg.init} still has its gates: cut them first, fairseq-distill prune {cfg.init} PRUNED.pt, "
+                "and start from PRUNED.pt"
+            )
+        like, choice, given = str(cfg.like_init), str(cfg.init_choice), list(cfg.init_layers)
+        depth = source.encoder_layers if like == "all" else cfg.encoder_layers
+        self.layers = choose_layers(choice, given, cfg.init_clusters, depth, source.encoder_layers)
+        self.asked = bool(given) or choice != "first"
+        self.shape = shape_like(source, like, depth, self.layers if self.asked else [])
+        if like == "front" and cfg.project_features:  # as wide as its convolutions, where the checkpoint is not
+            self.shape["project_features"] = True
+        self.width, self.seconds = str(cfg.init_width), cfg.init_seconds
+        self.units: Optional[UnitChoice] = None
+
+    def choose_units(self, cfg: Any, task_cfg: Any) -> Dict[str, Any]:
+        """With `init_width`, choose the units that the student keeps.
+
+        Args:
+            cfg: the student's settings, with what `shape` says.
+            task_cfg: the task's; its training manifest is the speech for "activations".
+
+        Returns:
+            Settings that follow from the choice: which heads of WavLM's position bias the layers have.
+        """
+        if self.width == "none":
+            return {}
+        student, source = EncoderConfig.from_settings(cfg), self.checkpoint.config
+        check_shapes(student, source)
+        encoder, waves = load_encoder(self.checkpoint.path), None
+        if self.width == "activations":
+            waves = self._read_speech(encoder, cfg, task_cfg)
+        importance = weigh_units(encoder, self.layers, waves)
+        self.units = choose_units(student, source, self.layers, importance)
+        chosen = describe_choice(student, source, self.layers, self.units)
+        logger.info(f"units of {self.checkpoint.describe()} with the largest importance by {self.width}: {chosen}")
+        return {"layer_head_numbers": self.units.head_numbers} if self.units.bias_heads is not None else {}
+
+    def copy_into(self, student: SpeechEncoder) -> None:
+        """Give the student its weights."""
+        if self.units is None:
+            copy_weights(student, self.checkpoint, self.layers if self.asked else [])
+        else:
+            source = self.checkpoint
+            Narrowing(source.weights, source.config, student.cfg, self.layers, self.units).copy_into(student)
+
+    def _read_speech(self, encoder: SpeechEncoder, cfg: Any, task_cfg: Any):
+        # imported where needed: reading audio for evaluation takes scikit-learn along
+        from ..data.speech_sample import SpeechSample
+
+        run = find_run(cfg)
+        if not run:
+            raise UserError("model.init_width=activations needs a training run, for its speech; weights does not")
+        if torch.cuda.is_available() and not run.common.cpu:
+            encoder.cuda()
+        manifest = os.path.join(make_absolute(task_cfg.data), f"{run.dataset.train_subset}.tsv")
+        return (wave for wave, _ in SpeechSample(manifest, self.seconds, _SEED, encoder.cfg))
+
+
+def shape_like(config: EncoderConfig, like: str, depth: int, layers: Sequence[int]) -> Dict[str, Any]:
+    """Settings that a student takes over from the checkpoint it starts from.
+
+    Args:
+        config: the checkpoint's.
+        like: "none" takes nothing over; "front" the convolution stack; "layers" also the kind and the widths of the
+            layers, but not how many; "all" the depth too.
+        depth: number of the student's layers, where it is not taken over.
+        layers: the checkpoint's layers that the student's start from, numbered from 1; empty = the first ones.
+    """
+    if like == "none":
+        return {}
+    names = FRONT_FIELDS if like == "front" else LAYER_FIELDS
+    values = {name: getattr(config, name) for name in names}
+    if like == "all":
+        names = ("encoder_layers", "layer_heads", "layer_ffn_dims", "layer_head_numbers")
+        values.update({name: getattr(config, name) for name in names})
+    if like != "front":  # where the checkpoint has neither, they are the user's to choose
+        if config.time_reduction > 1:
+            values["time_reduction"] = config.time_reduction
+        if config.reuse_attention:
+            origin = list(layers) or range(1, values.get("encoder_layers", depth) + 1)
+            reused = set(config.reuse_attention)
+            values["reuse_attention"] = [place for place, n in enumerate(origin, 1) if n in reused and place > 1]
+    if like == "layers" and (config.layer_heads or config.layer_ffn_dims):
+        chosen = check_layers(layers or range(1, depth + 1), config.encoder_layers)
+        values.update(
+            layer_heads=[config.heads[n - 1] for n in chosen], layer_ffn_dims=[config.ffn_dims[n - 1] for n in chosen]
+        )
+        if config.layer_head_numbers:
+            values["layer_head_numbers"] = str([config.head_numbers[n - 1] for n in chosen]).replace(" ", "")
+    return values
+
+
+@torch.no_grad()
+def copy_weights(student: SpeechEncoder, checkpoint: EncoderCheckpoint, layers: Sequence[int]) -> List[str]:
+    """Copy into `student` every part of the checkpoint that fits whole: each convolution stack, norm, layer or head.
+
+    Student layer i starts as the checkpoint's layer `layers[i]` (numbered from 1); with `layers` empty, as layer i.
+    A part is copied only if all its tensors are there with the student's shapes and, for a layer, if it is of the same
+    kind (pre- or post-norm).
+
+    Returns:
+        Names of the parts copied.
+
+    Raises:
+        UserError: nothing fits, or a layer asked for by `layers` does not.
+    """
+    depth, asked = student.cfg.encoder_layers, list(layers)
+    origin = asked or list(range(1, min(depth, checkpoint.config.encoder_layers) + 1))
+    theirs = checkpoint.weights
+    parts: Dict[str, Dict[str, str]] = {}  # part of the student -> {its key: their key}
+    for key in student.state_dict():
+        part, source = _part_and_source(key, origin)
+        if source is not None:
+            parts.setdefault(part, {})[key] = source
+    same_kind = student.cfg.layer_norm_first == checkpoint.config.layer_norm_first
+    same_front = student.cfg.extractor_mode == checkpoint.config.extractor_mode
+    own = student.state_dict(keep_vars=True)
+    copied = []
+    for part, keys in parts.items():
+        fits = all(source in theirs and theirs[source].shape == own[key].shape for key, source in keys.items())
+        kind_differs = (part.startswith("layer ") and not same_kind) or (part == "feature_extractor" and not same_front)
+        if not fits or kind_differs:
+            if asked and part.startswith("layer "):
+                raise UserError(
+                    f"layers {asked} of model.init: the student's {part} does not fit, its shape is another; "
+                    "model.init_width cuts layers for a narrower student"
+                )
+            continue
+        for key, source in keys.items():
+            own[key].copy_(theirs[source])
+        copied.append(part)
+    if not copied:
+        raise UserError(f"model.init={checkpoint.path}: no part of it has the shape of this student")
+    skipped = sorted(set(parts) - set(copied))
+    logger.info(f"student starts from {checkpoint.describe()}: {_shorten(copied)}; from scratch: {_shorten(skipped)}")
+    return copied
+
+
+def _part_and_source(key: str, origin: Sequence[int]):
+    """(part that a student's key belongs to, their key that it would start from or None)."""
+    pieces = key.split(".")
+    if pieces[:2] == ["encoder", "layers"]:
+        number = int(pieces[2]) + 1
+        source = (
+            ".".join(["encoder", "layers", str(origin[number - 1] - 1), *pieces[3:]]) if number <= len(origin) else None
+        )
+        return f"layer {number}", source
+    return (".".join(pieces[:2]) if pieces[0] == "encoder" else pieces[0]), key
+
+
+def _shorten(parts: Sequence[str]) -> str:
+    layers = [part[len("layer ") :] for part in parts if part.startswith("layer ")]
+    others = [part for part in parts if not part.startswith("layer ")]
+    return ", ".join(others + ([f"layers {' '.join(layers)}"] if layers else [])) or "nothing"

@@ -1,0 +1,103 @@
+"""`criterion.groups: auto`: clusters of the teachers' layers, found once when training starts."""
+
+import logging
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import List, Optional, Union
+
+import numpy as np
+from fairseq.distributed import utils as distributed_utils
+
+from ..checkpoints.reading import load_encoder
+from ..data.speech_sample import SpeechSample
+from ..encoder.layer_groups import format_groups
+from ..errors import UserError
+from .clustering import LayerClusters, cluster_layers
+from .fingerprint import fingerprint_weights
+from .similarity import Similarity, compute_similarity
+from .storage import read_clusters, write_clusters
+
+logger = logging.getLogger(__name__)
+
+FILE = "clusters.json"
+_SEED = 0  # of the utterances and frames, not the run's: runs that differ in their seed share their groups
+
+
+@dataclass
+class ClusterRequest:
+    """What groups are to be made of.
+
+    Attributes:
+        teachers: checkpoints; of several, the similarities are averaged over the layers that all have.
+        manifest: speech to compare layers on.
+        seconds: how much of it.
+        clusters: number of groups.
+        linkage, adjacent: see `cluster_layers`.
+    """
+
+    teachers: List[str]
+    manifest: str
+    seconds: float
+    clusters: Optional[int]
+    linkage: str = "average"
+    adjacent: bool = False
+
+
+def find_groups(request: ClusterRequest, folder: Union[str, Path], device: str = "cpu") -> List[List[int]]:
+    """The groups of `folder`/clusters.json; in a new run, clusters are computed by the first process and written there.
+
+    Raises:
+        UserError: no number of clusters, or the file was made for something else.
+    """
+    if request.clusters is None:
+        raise UserError(
+            "criterion.groups=auto needs criterion.clusters, the number of groups: fairseq-distill clusters shows the "
+            "groups for every number, with a picture"
+        )
+    groups = None
+    if distributed_utils.get_global_rank() == 0:
+        groups = _read_or_compute(request, Path(folder) / FILE, device)
+    if distributed_utils.get_global_world_size() > 1:
+        groups = distributed_utils.broadcast_object(groups, src_rank=0, group=distributed_utils.get_global_group())
+    return groups
+
+
+def _read_or_compute(request: ClusterRequest, path: Path, device: str) -> List[List[int]]:
+    encoders = [load_encoder(teacher) for teacher in request.teachers]
+    weights = [fingerprint_weights(encoder) for encoder in encoders]
+    wanted = {**asdict(request), "weights_sha256": weights}
+    if path.exists():
+        found = read_clusters(path)
+        made_for = found.about.get("request")
+        if made_for != wanted:
+            differs = [key for key in wanted if (made_for or {}).get(key) != wanted[key]]
+            raise UserError(
+                f"{path} was made for other settings ({', '.join(differs)} differ): remove it to find groups anew, or give "
+                "another checkpoint.save_dir"
+            )
+        logger.info(f"groups of {path}: {format_groups(found.groups)}")
+        return found.groups
+    found = compute_clusters(request, encoders, device)
+    found.about["request"] = wanted
+    write_clusters(path, found)
+    logger.info(f"layers clustered into {format_groups(found.groups)}, written to {path}")
+    return found.groups
+
+
+def compute_clusters(request: ClusterRequest, encoders: List, device: str = "cpu") -> LayerClusters:
+    """Cluster the layers of encoders, which are moved to `device`; the same waves for all of them."""
+    compared = []
+    for encoder in encoders:
+        sample = SpeechSample(request.manifest, request.seconds, _SEED, encoder.cfg)
+        compared.append(compute_similarity(encoder.to(device), sample, seed=_SEED))
+        encoder.to("cpu")
+    found = cluster_layers(average_similarities(compared), request.clusters, None, request.linkage, request.adjacent)
+    found.about["data"] = sample.describe()
+    return found
+
+
+def average_similarities(similarities: List[Similarity]) -> Similarity:
+    """Mean over encoders of the similarities of the layers that all have."""
+    states = min(len(similarity.values) for similarity in similarities)
+    values = np.mean([similarity.values[:states, :states] for similarity in similarities], axis=0)
+    return replace(similarities[0], values=values)

@@ -1,0 +1,1 @@
+"""What commands write: files that appear whole or not at all, and pictures."""

@@ -1,0 +1,60 @@
+"""A small source of every kind, and a narrower student of it."""
+
+from dataclasses import replace
+
+import torch
+
+from fairseq_distill.encoder.config import EncoderConfig
+from fairseq_distill.encoder.model import SpeechEncoder
+from fairseq_distill.initialization.importance import weigh_units
+from fairseq_distill.initialization.narrowing import Narrowing
+from fairseq_distill.initialization.selection import choose_units
+
+from ..encoder.builders import make_waves, randomize
+from ..encoder.test_shapes import WAVLM
+
+TINY = dict(
+    encoder_layers=2,
+    encoder_embed_dim=24,
+    encoder_ffn_embed_dim=10,
+    encoder_attention_heads=4,
+    head_dim=6,
+    conv_feature_layers="[(12,10,5), (10,3,2), (14,2,2)]",
+    conv_pos=8,
+    conv_pos_groups=4,
+    dropout=0.0,
+    attention_dropout=0.0,
+    final_dim=10,
+)
+PRE_NORM = dict(layer_norm_first=True)
+KINDS = {
+    "post-norm": {},
+    "pre-norm": PRE_NORM,
+    "conv bias": dict(conv_bias=True, family="wav2vec2"),
+    "data2vec": dict(family="data2vec", pos_conv_depth=2),
+    "wavlm": WAVLM,
+    "wavlm pre-norm": dict(WAVLM, layer_norm_first=True),
+    "batch norm": dict(conv_pos_batch_norm=True),
+    "no projection": dict(conv_feature_layers="[(12,10,5), (10,3,2), (24,2,2)]"),
+}
+MEASURES = ("weights", "activations")
+
+
+def build(seed=0, **settings):
+    torch.manual_seed(seed)
+    return randomize(SpeechEncoder(EncoderConfig.from_settings({**TINY, **settings})), seed)
+
+
+def read(measure):
+    return None if measure == "weights" else [make_waves(1, 1500, seed=seed)[0] for seed in (3, 4)]
+
+
+def narrow(source, layers=(1, 2), measure="weights", importance=None, **settings):
+    """(student of other settings that starts as `source`, what it keeps, names of the parts taken over)."""
+    cfg = replace(source.cfg, **settings)
+    importance = importance or weigh_units(source, layers, read(measure))
+    chosen = choose_units(cfg, source.cfg, layers, importance)
+    torch.manual_seed(9)
+    student = SpeechEncoder(replace(cfg, layer_head_numbers=chosen.head_numbers)).eval()
+    copied = Narrowing(source.state_dict(), source.cfg, student.cfg, layers, chosen).copy_into(student)
+    return student, chosen, copied
