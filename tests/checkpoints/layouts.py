@@ -12,7 +12,6 @@ from typing import Any, Dict
 import numpy as np
 import torch
 from fairseq import tasks
-from fairseq.data import Dictionary
 from fairseq.dataclass.configs import CheckpointConfig, CommonConfig, OptimizationConfig
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.models.hubert.hubert import HubertConfig, HubertModel
@@ -21,12 +20,11 @@ from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2VecCtc
 from omegaconf import OmegaConf, open_dict
 
-from ..encoder import builders
+from .. import builders
+from ..builders import LARGE, build_dictionary
 
 # dropout as fairseq's defaults have it: it must be off where features are compared
 SMALL = {name: value for name, value in builders.SMALL.items() if "dropout" not in name}
-# what tells Large from Base, but the size
-LARGE = dict(layer_norm_first=True, extractor_mode="layer_norm", conv_bias=True)
 QUANTIZER = dict(quantize_targets=True, latent_vars=10, latent_dim=16)
 
 
@@ -47,14 +45,6 @@ def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model.eval()
 
 
-def make_dictionary(size: int) -> Dictionary:
-    """A dictionary with `size` entries besides fairseq's four."""
-    dictionary = Dictionary()
-    for index in range(size):
-        dictionary.add_symbol(str(index))
-    return dictionary
-
-
 def plain_settings(config: Any, **changes: Any) -> Dict[str, Any]:
     """A fairseq dataclass as fairseq saves it: enums by value, interpolations resolved."""
     settings = {}
@@ -68,7 +58,7 @@ def plain_settings(config: Any, **changes: Any) -> Dict[str, Any]:
 def build_hubert(**changes: Any) -> HubertModel:
     """Stock HuBERT of SMALL shape."""
     config = HubertConfig(label_rate=400.0, **{**SMALL, **changes})
-    model = randomize(HubertModel(config, SimpleNamespace(sample_rate=16_000), [make_dictionary(12)]))
+    model = randomize(HubertModel(config, SimpleNamespace(sample_rate=16_000), [build_dictionary(12)]))
     model.cfg = config  # fairseq's other models keep theirs
     return model
 
@@ -179,7 +169,7 @@ def write_fairseq(path, state: Dict, cfg: Any = None, args: Any = None, task_sta
 def write_hubert(path, model: HubertModel, normalize: bool = False, **save_options: Any):
     """HuBERT Base, Large, X-Large: `cfg` a plain dict, Dictionary in the task's state."""
     cfg = hydra_cfg("hubert", model.cfg, hubert_task(normalize))
-    task_state = {"dictionaries": [make_dictionary(12)]}
+    task_state = {"dictionaries": [build_dictionary(12)]}
     return write_fairseq(path, model.state_dict(), cfg=cfg, task_state=task_state, **save_options)
 
 
@@ -204,7 +194,7 @@ def write_data2vec(path, model: torch.nn.Module, normalize: bool = True):
 
 def write_wav2vec_ctc(path, model: Wav2Vec2Model, normalize: bool = False, argparse_era: bool = False, **changes: Any):
     """wav2vec_small_960h.pt and its likes: stock fairseq's own fine-tuning model around `model`."""
-    task, state = {"_name": "audio_finetuning", "labels": "ltr"}, {"target_dictionary": make_dictionary(9)}
+    task, state = {"_name": "audio_finetuning", "labels": "ltr"}, {"target_dictionary": build_dictionary(9)}
     w2v_args = hydra_cfg("wav2vec2", model.cfg, {"_name": "audio_pretraining", "normalize": normalize})
     settings = fine_tuned_settings("wav2vec_ctc", normalize, w2v_args)
     weights = _build_fine_tuned(Wav2VecCtc, settings, {**task, "normalize": normalize}, state, model).state_dict()
@@ -218,7 +208,7 @@ def write_wav2vec_ctc(path, model: Wav2Vec2Model, normalize: bool = False, argpa
 def write_hubert_ctc(path, model: HubertModel, normalize: bool = False):
     """hubert_large_ll60k_finetune_ls960.pt: stock fairseq's own fine-tuning model around `model`."""
     task = {**hubert_task(normalize), "fine_tuning": True}
-    state = {"dictionaries": [make_dictionary(9)], "target_dictionary": make_dictionary(9)}
+    state = {"dictionaries": [build_dictionary(9)], "target_dictionary": build_dictionary(9)}
     w2v_args = hydra_cfg("hubert", model.cfg, hubert_task(normalize))
     settings = fine_tuned_settings("hubert_ctc", normalize, w2v_args)
     weights = _build_fine_tuned(HubertCtc, settings, task, state, model).state_dict()

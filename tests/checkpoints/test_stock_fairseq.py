@@ -17,8 +17,9 @@ from fairseq_distill.checkpoints import safe_load
 from fairseq_distill.checkpoints.reading import read_checkpoint
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 
+from ..builders import LARGE
 from . import layouts, make_fixtures
-from .test_layouts import assert_same, run_stock
+from .comparing import assert_same, run_stock
 
 FIXTURES = sorted(make_fixtures.FOLDER.glob("*.pt"))
 READ = """
@@ -78,7 +79,7 @@ def test_both_omegaconfs_are_there():
 def test_a_student_of_ours(tmp_path, caplog):
     groups = dict(prediction_groups="[[1],[2]]", prediction_layers="[[1],[2]]", prediction_dim=20)
     shape = dict(layouts.SMALL, encoder_layers=2, head_dim=6, layer_heads=[8, 3], layer_ffn_dims=[80, 11])
-    cfg = SpeechStudentConfig(family="wav2vec2", normalize=True, **layouts.LARGE, **shape, **groups)
+    cfg = SpeechStudentConfig(family="wav2vec2", normalize=True, **LARGE, **shape, **groups)
     student = layouts.randomize(SpeechStudent(cfg))
     task = {"_name": "speech_distillation", "normalize": True, "teacher": "/nowhere/teacher.pt"}
     saved = layouts.hydra_cfg("speech_student", cfg, task)

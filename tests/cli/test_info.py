@@ -12,9 +12,8 @@ from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 
-from ..distillation.test_teacher import save_teacher
-from ..encoder.builders import SMALL
-from ..tasks.runs import environment
+from ..builders import SMALL, save_teacher
+from ..runs import environment
 
 
 def test_json_counts_what_is_in_the_file(tmp_path, capsys):

@@ -13,7 +13,7 @@ from fairseq_distill.data.labels import read_labels
 from fairseq_distill.data.manifest import check_audio, read_manifest
 from fairseq_distill.evaluation.evaluate import evaluate
 
-from ..distillation.test_teacher import save_teacher
+from ..builders import save_teacher
 from .layouts import RATE, TEN_WORDS, read_lines, read_manifest_rows, write_audio, write_speech_commands, write_test_set
 
 SPEAKERS = {"train": "01234", "valid": "56", "test": "78"}

@@ -11,8 +11,7 @@ from fairseq_distill.data.speech_sample import SpeechSample
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.errors import UserError
 
-from ..encoder.builders import SMALL
-from ..tasks.runs import write_data
+from ..builders import SMALL, write_data
 
 CONFIG = EncoderConfig.from_settings(SMALL)
 

@@ -12,7 +12,7 @@ from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.conv_spec import count_frames
 from fairseq_distill.errors import UserError
 
-from ..encoder.builders import SMALL, build_dictionary, build_stock_hubert
+from ..builders import SMALL, build_dictionary, build_stock_hubert
 from .broken_audio import RATE, write_manifest, write_truncated
 
 LAYERS = EncoderConfig().conv_layers

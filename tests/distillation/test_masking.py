@@ -10,8 +10,7 @@ from fairseq_distill.distillation.teacher import Teacher
 from fairseq_distill.distillation.unit_prediction import UnitTargets
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 
-from ..encoder.builders import SMALL, build_dictionary, make_waves
-from .test_teacher import save_teacher
+from ..builders import SMALL, build_dictionary, make_waves, save_teacher
 
 
 def test_masked_frames_see_the_whole_teacher_and_the_others_the_masked_one(tmp_path):

@@ -1,11 +1,9 @@
 """Targets from frozen teachers; where a student starts; its heads."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from fairseq_distill import load_encoder
 from fairseq_distill.checkpoints.reading import read_checkpoint
@@ -15,21 +13,8 @@ from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
 from fairseq_distill.errors import UserError
 from fairseq_distill.initialization.start import copy_weights, shape_like
-from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 
-from ..encoder.builders import PRE_NORM, SMALL, build_stock_hubert, make_waves
-
-
-def save_teacher(path, seed=0, normalize=False, **settings):
-    """Write a stock HuBERT the way fairseq does; returns the path as text."""
-    torch.manual_seed(seed)
-    stock = build_stock_hubert(**settings)
-    cfg = {
-        "model": {"_name": "hubert", **SMALL, **settings},
-        "task": {"_name": "hubert_pretraining", "normalize": normalize},
-    }
-    torch.save({"args": None, "cfg": cfg, "model": stock.state_dict()}, path)
-    return str(path)
+from ..builders import LARGE, SMALL, build_student, make_waves, save_teacher
 
 
 def test_targets_are_group_means_of_the_teachers_hidden_states(tmp_path):
@@ -68,12 +53,6 @@ def test_overflowing_layers_are_named(tmp_path):
         teacher.compute_targets(make_waves()[0])
 
 
-def build_student(init="", **settings) -> SpeechStudent:
-    cfg = SpeechStudentConfig(init=init, **{**SMALL, "encoder_layers": 2, **settings})
-    task = SimpleNamespace(cfg=SimpleNamespace(normalize=False, sample_rate=16_000), state=SimpleNamespace())
-    return SpeechStudent.build_model(OmegaConf.structured(cfg), task)
-
-
 def test_student_starts_as_the_layers_asked_for(tmp_path):
     path = save_teacher(tmp_path / "teacher.pt")
     teacher = load_encoder(path).state_dict()
@@ -105,7 +84,7 @@ def test_what_does_not_fit_starts_from_scratch(tmp_path, caplog):
 def test_a_layer_of_another_kind_is_not_copied(tmp_path):
     path = save_teacher(tmp_path / "teacher.pt")
     checkpoint = read_checkpoint(path)
-    student = SpeechEncoder(EncoderConfig.from_settings({**SMALL, **PRE_NORM, "conv_bias": False}))
+    student = SpeechEncoder(EncoderConfig.from_settings({**SMALL, **LARGE, "conv_bias": False}))
     copied = copy_weights(student, checkpoint, [])
     assert "post_extract_proj" in copied
     assert not any(part.startswith("layer ") or part == "feature_extractor" for part in copied)
@@ -127,7 +106,7 @@ def test_wrong_requests_are_errors_that_name_the_key(tmp_path):
 
 def test_like_init_takes_over_front_layers_or_all(tmp_path):
     config = dataclasses.replace(
-        EncoderConfig.from_settings({**SMALL, **PRE_NORM}),
+        EncoderConfig.from_settings({**SMALL, **LARGE}),
         layer_heads=[1, 2, 3],
         layer_ffn_dims=[4, 5, 6],
         normalize=True,

@@ -11,7 +11,7 @@ from fairseq_distill.distillation.unit_prediction import UnitTargets, predict_un
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
 
-from ..encoder.builders import SMALL, build_dictionary, build_stock_hubert, make_waves
+from ..builders import SMALL, build_dictionary, build_stock_hubert, make_waves
 
 PAD = build_dictionary().pad()
 

@@ -5,15 +5,14 @@ import torch
 
 from fairseq_distill.encoder import attention
 
-from .builders import PRE_NORM, build_stock_hubert, make_waves
+from ..builders import LARGE, WAVLM, build_encoder, build_stock_hubert, make_waves
 from .plain_layers import run_plain
-from .test_shapes import WAVLM, build
 
 
-@pytest.mark.parametrize("kind", [{}, PRE_NORM, WAVLM, dict(reuse_attention=[2], time_reduction=2)], ids=str)
+@pytest.mark.parametrize("kind", [{}, LARGE, WAVLM, dict(reuse_attention=[2], time_reduction=2)], ids=str)
 @torch.no_grad()
 def test_maps_are_the_mean_over_heads_of_plain_torchs(kind):
-    encoder = build(**kind)
+    encoder = build_encoder(**kind)
     waves, mask = make_waves(samples=2400, padded=True)
     out, without = encoder(waves, padding_mask=mask, maps=[3, 2]), encoder(waves, padding_mask=mask)
     plain = run_plain(encoder, out.hidden[0], out.padding_mask)
@@ -29,7 +28,7 @@ def test_maps_are_the_mean_over_heads_of_plain_torchs(kind):
 @torch.no_grad()
 def test_maps_are_stock_fairseqs():
     stock = build_stock_hubert()
-    ours = build()
+    ours = build_encoder()
     ours.load_state_dict({key: stock.state_dict()[key] for key in ours.state_dict()})
     waves, mask = make_waves(samples=2000, padded=True)
     out = ours(waves, padding_mask=mask, maps=[1, 2, 3])
@@ -41,7 +40,7 @@ def test_maps_are_stock_fairseqs():
 
 @torch.no_grad()
 def test_maps_cost_nothing_unless_asked_for_and_the_run_stops_after_the_last(monkeypatch):
-    encoder = build()
+    encoder = build_encoder()
     waves, _ = make_waves(samples=1500)
     expected = encoder(waves, maps=[1, 2]).maps
     encoder.encoder.layers[2].forward = None  # would fail if it ran
@@ -57,7 +56,7 @@ def test_maps_cost_nothing_unless_asked_for_and_the_run_stops_after_the_last(mon
 
 @torch.no_grad()
 def test_maps_are_of_the_network_without_dropout_and_in_its_precision():
-    encoder = build(attention_dropout=0.5)
+    encoder = build_encoder(attention_dropout=0.5)
     waves, _ = make_waves(samples=1500)
     expected = encoder(waves, maps=[1]).maps[1]
     encoder.train()
@@ -74,16 +73,16 @@ def test_maps_are_of_the_network_without_dropout_and_in_its_precision():
 
 @torch.no_grad()
 def test_layers_without_a_map_are_refused():
-    encoder = build(layer_heads=[4, 0, 4])
+    encoder = build_encoder(layer_heads=[4, 0, 4])
     for number in (0, 2, 4):
         with pytest.raises(ValueError, match=rf"layers \[{number}\] have no attention map"):
             encoder(make_waves(samples=1500)[0], maps=[1, number])
 
 
-@pytest.mark.parametrize("kind", [{}, PRE_NORM, dict(time_reduction=2)], ids=str)
+@pytest.mark.parametrize("kind", [{}, LARGE, dict(time_reduction=2)], ids=str)
 @torch.no_grad()
 def test_masked_frames_are_those_of_masked_prediction(kind):
-    encoder = build(mask_prob=0.5, mask_length=4, **kind)
+    encoder = build_encoder(mask_prob=0.5, mask_length=4, **kind)
     waves, mask = make_waves(samples=2000, padded=True)
     drawn = []
     inherited = encoder.apply_mask
@@ -107,7 +106,7 @@ def test_masked_frames_are_those_of_masked_prediction(kind):
 
 
 def test_the_mask_embedding_learns():
-    encoder = build()
+    encoder = build_encoder()
     waves, _ = make_waves(batch=1, samples=1000)
     mask_indices = torch.zeros(1, encoder(waves).features.size(1), dtype=torch.bool)
     encoder(waves, mask_indices=mask_indices).x.pow(2).sum().backward()

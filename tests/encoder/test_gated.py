@@ -8,8 +8,7 @@ import torch.nn.functional as F
 
 from fairseq_distill.encoder.gated import OpenLayerNorm, ScaledConv1d, ScaledLinear
 
-from ..pruning.helpers import KINDS, build_gated, spread_gates
-from .builders import make_waves
+from ..builders import KINDS, build_gated, make_waves, spread_gates
 
 
 def draw_scale(size: int, seed: int = 5) -> torch.Tensor:

@@ -7,12 +7,10 @@ import torch
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
 
-from .builders import PRE_NORM, SMALL, build_dictionary, build_stock_hubert, build_stock_wav2vec2, make_waves
+from ..builders import KINDS, SMALL, build_dictionary, build_stock_hubert, build_stock_wav2vec2, make_waves
 
-KINDS = {
-    "post-norm": {},
-    "pre-norm": PRE_NORM,
-    "no projection": dict(encoder_embed_dim=32),
+SHAPES = {
+    **{kind: KINDS[kind] for kind in ("hubert", "large", "no projection")},
     "odd kernel": dict(conv_pos=15),
 }
 
@@ -22,12 +20,12 @@ def assert_close(ours, theirs):
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("family", ["hubert", "wav2vec2"])
 @torch.no_grad()
-def test_hidden_states_equal_stock_fairseq(family, kind, padded):
-    stock = (build_stock_hubert if family == "hubert" else build_stock_wav2vec2)(**KINDS[kind])
-    cfg = EncoderConfig.from_settings({**SMALL, **KINDS[kind], "family": family})
+def test_hidden_states_equal_stock_fairseq(family, shape, padded):
+    stock = (build_stock_hubert if family == "hubert" else build_stock_wav2vec2)(**SHAPES[shape])
+    cfg = EncoderConfig.from_settings({**SMALL, **SHAPES[shape], "family": family})
     ours = SpeechEncoder(cfg).eval()
     state = stock.state_dict()
     ours.load_state_dict({key: state[key] for key in ours.state_dict()})  # their names, no conversion

@@ -6,7 +6,7 @@ import torch
 from fairseq_distill.distillation.heads import build_heads
 from fairseq_distill.encoder.size import count_parameters
 
-from .test_size import build_empty
+from ..builders import build_empty
 
 EVERY_SECOND = [2, 4, 6, 8, 10, 12]
 

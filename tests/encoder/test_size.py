@@ -10,15 +10,7 @@ from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
 from fairseq_distill.encoder.size import count_parameters, macs_per_second, measure_parts
 
-from .builders import PRE_NORM, SMALL
-from .test_shapes import WAVLM
-
-
-def build_empty(**settings) -> SpeechEncoder:
-    """An encoder of full size without memory for its weights."""
-    with torch.device("meta"):
-        return SpeechEncoder(EncoderConfig(**settings))
-
+from ..builders import LARGE, SMALL, WAVLM, build_empty
 
 # published counts, in millions, of convolutions + projection + positions + norms + layers
 PUBLISHED = {
@@ -61,7 +53,7 @@ def test_distilhubert_counts_27_04_with_heads():
     "settings",
     [
         {},
-        PRE_NORM,
+        LARGE,
         WAVLM,
         dict(layer_heads=[1, 0, 3], layer_ffn_dims=[0, 7, 80]),
         dict(head_dim=5),
@@ -80,6 +72,6 @@ def test_macs_equal_torchs_count(settings):
 
 
 def test_parts_sum_to_the_encoder():
-    for settings in ({}, PRE_NORM, WAVLM, dict(layer_heads=[1, 0, 3])):
+    for settings in ({}, LARGE, WAVLM, dict(layer_heads=[1, 0, 3])):
         encoder = SpeechEncoder(EncoderConfig.from_settings({**SMALL, **settings}))
         assert sum(part.parameters for part in measure_parts(encoder)) == count_parameters(encoder)["encoder"]

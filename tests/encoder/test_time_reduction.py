@@ -12,12 +12,11 @@ from fairseq_distill.encoder.size import count_parameters, frame_rate, macs_per_
 from fairseq_distill.errors import UserError
 from fairseq_distill.layer_clusters.similarity import compare_encoders
 
-from .builders import PRE_NORM, SMALL, build_dictionary, make_waves
+from ..builders import KINDS, LARGE, SMALL, WAVLM, build_dictionary, build_encoder, make_waves
 from .plain_layers import run_plain
-from .test_shapes import WAVLM, build
 
 STRIDE = 40  # samples to a frame of SMALL's features
-PADDING_EXACT = dict(PRE_NORM, family="wav2vec2")  # no statistics over time, and lengths by the convolutions' formula
+PADDING_EXACT = dict(LARGE, family="wav2vec2")  # no statistics over time, and lengths by the convolutions' formula
 
 
 def reduce_in_loops(encoder, x, factor):
@@ -29,11 +28,11 @@ def reduce_in_loops(encoder, x, factor):
     return torch.stack(frames, dim=1)
 
 
-@pytest.mark.parametrize("kind", [{}, PRE_NORM, WAVLM], ids=["post-norm", "pre-norm", "wavlm"])
+@pytest.mark.parametrize("kind", ["hubert", "large", "wavlm"])
 @pytest.mark.parametrize("factor", [2, 3])
 @torch.no_grad()
 def test_layers_run_on_reduced_frames(factor, kind):
-    encoder = build(time_reduction=factor, **kind)
+    encoder = build_encoder(time_reduction=factor, **KINDS[kind])
     for samples in (1000, 1040, 1080):  # every remainder
         out = encoder(make_waves(samples=samples)[0])
         x = out.features + encoder.encoder.pos_conv(out.features.transpose(1, 2)).transpose(1, 2)
@@ -47,7 +46,7 @@ def test_layers_run_on_reduced_frames(factor, kind):
 @pytest.mark.parametrize("factor", [2, 3])
 @torch.no_grad()
 def test_a_padded_wave_gives_what_it_gives_alone(factor):
-    encoder = build(time_reduction=factor, **PADDING_EXACT)
+    encoder = build_encoder(time_reduction=factor, **PADDING_EXACT)
     lengths = [1500, 1040, 1000, 960]
     waves = torch.randn(4, 1500, generator=torch.Generator().manual_seed(0))
     mask = torch.arange(1500)[None, :] >= torch.tensor(lengths)[:, None]
@@ -65,7 +64,7 @@ def test_a_padded_wave_gives_what_it_gives_alone(factor):
 
 @torch.no_grad()
 def test_fairseqs_interface_gives_the_mask_of_what_it_returns():
-    encoder = build(time_reduction=2)
+    encoder = build_encoder(time_reduction=2)
     waves, mask = make_waves(samples=2000, padded=True)
     out = encoder(waves, padding_mask=mask)
     x, padding_mask = encoder.extract_features(waves, padding_mask=mask)
@@ -91,15 +90,15 @@ def test_what_speaks_of_frames_knows():
         SpeechEncoder(cfg, dictionaries=[build_dictionary()])
 
 
-@pytest.mark.parametrize("settings", [{}, PRE_NORM, WAVLM, dict(reuse_attention=[2, 3])], ids=str)
+@pytest.mark.parametrize("settings", [{}, LARGE, WAVLM, dict(reuse_attention=[2, 3])], ids=str)
 def test_size_counts_fewer_frames_and_fewer_products(settings):
-    encoder = build(time_reduction=2, **{"reuse_attention": [3], **settings})
+    encoder = build_encoder(time_reduction=2, **{"reuse_attention": [3], **settings})
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         encoder(torch.randn(1, 16_000 + STRIDE))  # an odd number of features' frames
     seconds = 1 + STRIDE / 16_000
     assert sum(part.macs for part in measure_parts(encoder, seconds)) == counter.get_total_flops() / 2
     assert sum(part.parameters for part in measure_parts(encoder)) == count_parameters(encoder)["encoder"]
-    assert macs_per_second(encoder) < 0.9 * macs_per_second(build(**settings))
+    assert macs_per_second(encoder) < 0.9 * macs_per_second(build_encoder(**settings))
 
 
 @torch.no_grad()
@@ -135,7 +134,7 @@ def test_heads_without_reduction_are_what_they_were():
 
 
 def test_predictions_are_padding_where_their_frames_are():
-    encoder = build(time_reduction=2, **PADDING_EXACT)
+    encoder = build_encoder(time_reduction=2, **PADDING_EXACT)
     waves, mask = make_waves(samples=2000, padded=True)
     out = encoder(waves, padding_mask=mask)
     predictions = build_heads("linear", 48, 5, 2, upsample=find_upsampling([["f"], [3]], 2))(

@@ -19,8 +19,9 @@ from fairseq_distill.errors import UserError
 from fairseq_distill.evaluation.ctc import Recogniser, Utterance, choose_examples, decode, join_units, load_recogniser
 from fairseq_distill.pruning.surgery import PrunedEncoder
 
+from ..builders import write_data, write_teacher
 from ..checkpoints import layouts
-from ..tasks.runs import command, run, write_data, write_teacher
+from ..runs import command, run
 
 WORDS = ["ON", "NO", "ONE", "NONE"]
 

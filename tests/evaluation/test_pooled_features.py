@@ -15,7 +15,7 @@ from fairseq_distill.errors import UserError
 from fairseq_distill.evaluation import features as module
 from fairseq_distill.evaluation.features import FeatureStore, pool_manifest, pool_wave, randomise_weights
 
-from ..encoder.builders import SMALL
+from ..builders import SMALL
 
 
 @pytest.fixture()

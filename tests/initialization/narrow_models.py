@@ -10,42 +10,32 @@ from fairseq_distill.initialization.importance import weigh_units
 from fairseq_distill.initialization.narrowing import Narrowing
 from fairseq_distill.initialization.selection import choose_units
 
-from ..encoder.builders import make_waves, randomize
-from ..encoder.test_shapes import WAVLM
+from ..builders import KINDS, TINY, make_waves, randomize
 
-TINY = dict(
-    encoder_layers=2,
+SOURCE = dict(
+    TINY,
     encoder_embed_dim=24,
     encoder_ffn_embed_dim=10,
     encoder_attention_heads=4,
     head_dim=6,
     conv_feature_layers="[(12,10,5), (10,3,2), (14,2,2)]",
-    conv_pos=8,
-    conv_pos_groups=4,
-    dropout=0.0,
-    attention_dropout=0.0,
-    final_dim=10,
 )
-PRE_NORM = dict(layer_norm_first=True)
-KINDS = {
-    "post-norm": {},
-    "pre-norm": PRE_NORM,
-    "conv bias": dict(conv_bias=True, family="wav2vec2"),
-    "data2vec": dict(family="data2vec", pos_conv_depth=2),
-    "wavlm": WAVLM,
-    "wavlm pre-norm": dict(WAVLM, layer_norm_first=True),
-    "batch norm": dict(conv_pos_batch_norm=True),
+# layer norm in a convolution is over all of its channels: without some of them it gives something else
+GROUP_NORM_KINDS = {
+    **{kind: dict(settings, extractor_mode="default") for kind, settings in KINDS.items()},
     "no projection": dict(conv_feature_layers="[(12,10,5), (10,3,2), (24,2,2)]"),
 }
 MEASURES = ("weights", "activations")
 
 
 def build(seed=0, **settings):
+    """A source of SOURCE shape with `settings` changed."""
     torch.manual_seed(seed)
-    return randomize(SpeechEncoder(EncoderConfig.from_settings({**TINY, **settings})), seed)
+    return randomize(SpeechEncoder(EncoderConfig.from_settings({**SOURCE, **settings})), seed)
 
 
 def read(measure):
+    """The waves that a measure of importance needs."""
     return None if measure == "weights" else [make_waves(1, 1500, seed=seed)[0] for seed in (3, 4)]
 
 

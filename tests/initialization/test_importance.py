@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from fairseq_distill.errors import UserError
 from fairseq_distill.initialization.importance import WIDTH, weigh_units
 
-from ..encoder.builders import make_waves
-from .narrow_models import MEASURES, PRE_NORM, build, narrow, read
+from ..builders import KINDS, make_waves
+from .narrow_models import MEASURES, build, narrow, read
 
 
 @torch.no_grad()
@@ -109,7 +109,7 @@ def test_importance_by_weights_is_the_formula():
 
 @torch.no_grad()
 def test_importance_by_activations_is_the_formula():
-    source = build(**PRE_NORM)
+    source = build(**KINDS["pre-norm"])
     waves = read("activations")
     found = weigh_units(source, [1, 2], waves)
     again = weigh_units(source, [1, 2], waves)

@@ -13,8 +13,8 @@ from fairseq_distill.layer_clusters.clustering import cluster_layers
 from fairseq_distill.layer_clusters.similarity import Similarity
 from fairseq_distill.layer_clusters.storage import write_clusters
 
-from ..distillation.test_teacher import build_student, save_teacher
-from ..layer_clusters.test_clustering import make_blocks
+from ..builders import build_student, save_teacher
+from ..layer_clusters.similarities import make_blocks
 
 
 def write_file(path, similarity, clusters=None, **options):

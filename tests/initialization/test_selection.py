@@ -8,8 +8,8 @@ from fairseq_distill.errors import UserError
 from fairseq_distill.initialization.importance import WIDTH, weigh_units
 from fairseq_distill.initialization.selection import choose_units, keep_most_important
 
-from ..distillation.test_teacher import build_student, save_teacher
-from .narrow_models import KINDS, build, narrow
+from ..builders import build_student, save_teacher
+from .narrow_models import GROUP_NORM_KINDS, build, narrow
 
 
 def test_of_equal_units_the_first_are_kept():
@@ -55,7 +55,7 @@ def test_layers_that_reuse_a_map_keep_the_heads_it_is_of():
 
 
 def test_a_source_without_projection_gives_a_student_one_that_selects():
-    source = build(**KINDS["no projection"])
+    source = build(**GROUP_NORM_KINDS["no projection"])
     student, chosen, _ = narrow(source, encoder_embed_dim=16)
     selected = torch.zeros(16, 24)
     selected[range(16), chosen.width] = 1

@@ -9,15 +9,7 @@ from fairseq_distill.layer_clusters.clustering import cluster_layers, cut, score
 from fairseq_distill.layer_clusters.linkage import LINKAGES
 from fairseq_distill.layer_clusters.similarity import Similarity
 
-
-def make_blocks(*sizes, inside=0.9, outside=0.2):
-    """Similarities of layers in blocks: `inside` a block, `outside` it, falling a little with the distance."""
-    labels = np.repeat(range(len(sizes)), sizes)
-    values = np.where(labels[:, None] == labels, inside, outside)
-    places = np.arange(len(labels))
-    values = values - 0.01 * np.abs(places[:, None] - places)
-    np.fill_diagonal(values, 1)
-    return Similarity(values)
+from .similarities import make_blocks
 
 
 @pytest.mark.parametrize("linkage", LINKAGES)

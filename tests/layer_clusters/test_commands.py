@@ -14,9 +14,8 @@ from fairseq_distill.errors import UserError
 from fairseq_distill.layer_clusters.similarity import compare_encoders, compute_similarity
 from fairseq_distill.layer_clusters.storage import read_clusters, read_groups
 
+from ..builders import save_teacher, write_data
 from ..checkpoints import layouts
-from ..distillation.test_teacher import save_teacher
-from ..tasks.runs import write_data
 
 
 def run(module, *words):

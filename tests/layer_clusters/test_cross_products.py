@@ -7,6 +7,8 @@ import torch
 from fairseq_distill.errors import UserError
 from fairseq_distill.layer_clusters.cross_products import CrossProducts
 
+from .similarities import define_cka
+
 
 def make_states(frames=60, widths=(5, 9, 9, 3), seed=0):
     """States that share some of what they say, with means far from 0 and features of different size."""
@@ -27,16 +29,6 @@ def stream(states, chunk=1000, debiased=False):
     for start in range(0, len(states[0]), chunk):
         sums.add([state[start : start + chunk] for state in states])
     return sums.compute(numbers, numbers, debiased)
-
-
-def define_cka(x, y):
-    """tr(HKH HLH) / sqrt(tr(HKH HKH) tr(HLH HLH)), H taking off the mean, from Gram matrices, in double precision."""
-
-    def centre(gram):
-        return gram - gram.mean(0) - gram.mean(1)[:, None] + gram.mean()
-
-    k, l = (centre(z @ z.T) for z in (x.double().numpy(), y.double().numpy()))
-    return (k * l).sum() / np.sqrt((k * k).sum() * (l * l).sum())
 
 
 def define_hsic1(x, y):

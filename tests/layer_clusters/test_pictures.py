@@ -11,7 +11,7 @@ from fairseq_distill.layer_clusters.clustering import cluster_layers
 from fairseq_distill.layer_clusters.pictures import draw_clusters, draw_similarity
 from fairseq_distill.layer_clusters.similarity import Similarity
 
-from .test_clustering import make_blocks
+from .similarities import make_blocks
 
 
 @pytest.fixture()

@@ -9,15 +9,13 @@ from fairseq_distill.layer_clusters import similarity
 from fairseq_distill.layer_clusters.cross_products import CrossProducts
 from fairseq_distill.layer_clusters.similarity import MEASURES, compare_encoders, compute_similarity
 
-from ..encoder.builders import PRE_NORM, make_waves
-from ..encoder.test_shapes import WAVLM
-from ..encoder.test_shapes import build as build_small
-from .test_cross_products import define_cka
+from ..builders import KINDS, LARGE, build_encoder, make_waves
+from .similarities import define_cka
 
 
 def build(**settings):
     """A small encoder whose layers change what passes them, which random weights of a pre-norm model hardly do."""
-    encoder = build_small(**settings)
+    encoder = build_encoder(**settings)
     with torch.no_grad():
         for layer in encoder.encoder.layers:
             layer.fc2.weight.mul_(8)
@@ -38,9 +36,9 @@ def collect_states(encoder, batches):
     return [torch.cat([o.hidden[n][v] for o, v in zip(outputs, valid)]) for n in range(encoder.depth + 1)]
 
 
-@pytest.mark.parametrize("kind", [{}, PRE_NORM, WAVLM, {**WAVLM, **PRE_NORM}], ids=["post", "pre", "wavlm", "large"])
+@pytest.mark.parametrize("kind", ["hubert", "large", "wavlm", "wavlm large"])
 def test_all_pairs_of_hidden_states_without_padded_frames(kind):
-    encoder, batches = build(**kind), make_batches(padded=True)
+    encoder, batches = build(**KINDS[kind]), make_batches(padded=True)
     found = compute_similarity(encoder, batches, share=1)
     states = collect_states(encoder, batches)
     np.testing.assert_allclose(found.values, [[define_cka(x, y) for y in states] for x in states], atol=1e-5)
@@ -64,7 +62,7 @@ def test_what_stands_in_padded_frames_does_not_matter():
 
 
 def test_batches_do_not_matter():
-    encoder = build(**PRE_NORM)
+    encoder = build(**LARGE)
     waves = make_waves(batch=6)[0]
     together = compute_similarity(encoder, [(waves, None)], share=1)
     alone = compute_similarity(encoder, ((wave.unsqueeze(0), None) for wave in waves), share=1)
@@ -124,7 +122,7 @@ def test_plain_cka_of_few_frames_is_warned_about(caplog):
 
 
 def test_two_encoders_of_different_width_and_depth():
-    one, other = build(encoder_layers=2, encoder_embed_dim=32, encoder_ffn_embed_dim=40), build(**PRE_NORM)
+    one, other = build(encoder_layers=2, encoder_embed_dim=32, encoder_ffn_embed_dim=40), build(**LARGE)
     batches = make_batches(padded=True)
     found = compare_encoders(one, other, batches, share=1)
     rows, columns = collect_states(one, batches), collect_states(other, batches)

@@ -9,7 +9,7 @@ from fairseq_distill.errors import UserError
 from fairseq_distill.layer_clusters.clustering import cluster_layers
 from fairseq_distill.layer_clusters.storage import read_clusters, read_groups, write_clusters
 
-from .test_clustering import make_blocks
+from .similarities import make_blocks
 
 
 def test_round_trip(tmp_path):

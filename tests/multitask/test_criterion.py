@@ -9,8 +9,7 @@ from fairseq.logging import metrics
 
 from fairseq_distill.criterions.speech_multitask import SpeechMultitaskCriterion, SpeechMultitaskCriterionConfig
 
-from ..encoder.builders import make_waves
-from .builders import TASKS, build_multitask
+from ..builders import TASKS, build_multitask, make_waves
 
 TARGETS = torch.tensor([[0, -1], [-1, 3], [2, 1], [-1, -1]])
 

@@ -15,7 +15,7 @@ from fairseq_distill.multitask.dataset import load_multitask_dataset
 from fairseq_distill.multitask.labels import collect_classes
 from fairseq_distill.multitask.task_list import parse_tasks
 
-from .runs import write_labels
+from ..runs import write_labels
 
 CLASSES = {"keyword": ["no", "yes"], "speaker": ["ann", "bob"]}
 

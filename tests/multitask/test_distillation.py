@@ -14,11 +14,8 @@ from fairseq_distill.models.speech_multitask import load_multitask
 from fairseq_distill.multitask.distillation import TeacherPredictions, measure_distances
 from fairseq_distill.tasks.speech_multitask import SpeechMultitaskTask, SpeechMultitaskTaskConfig
 
-from ..distillation.test_teacher import save_teacher
-from ..encoder.builders import PRE_NORM, make_waves
-from ..tasks.runs import write_teacher
-from .builders import build_multitask
-from .runs import fine_tune, write_labelled
+from ..builders import LARGE, build_multitask, make_waves, save_teacher, write_teacher
+from ..runs import fine_tune, write_labelled
 
 DISTILLED = {"prediction_groups": "[[1],[2,3]]", "prediction_dim": 48}
 
@@ -66,7 +63,7 @@ def test_each_loss_trains_its_own_branch():
 
 
 def test_final_norm_of_a_pre_norm_encoder_is_trained_by_distillation():
-    assert build_multitask(**PRE_NORM, **DISTILLED).encoder.encoder.layer_norm.weight.requires_grad
+    assert build_multitask(**LARGE, **DISTILLED).encoder.encoder.layer_norm.weight.requires_grad
 
 
 def test_distances_are_means_over_frames_that_are_not_padding():

@@ -11,8 +11,8 @@ from fairseq_distill.cli.main import main
 from fairseq_distill.evaluation.verification import equal_error_rate
 from fairseq_distill.models.speech_multitask import load_multitask
 
-from ..tasks.runs import write_teacher
-from .runs import KEYWORDS, SPEAKERS, fine_tune, write_labelled, write_labels
+from ..builders import write_teacher
+from ..runs import KEYWORDS, SPEAKERS, fine_tune, write_labelled, write_labels
 
 TEST_SPEAKERS = ["eve", "fay", "eve", "fay", "", "eve", "fay", "gus"]  # none of them in training
 

@@ -11,9 +11,7 @@ from fairseq_distill.errors import UserError
 from fairseq_distill.models.speech_multitask import SpeechMultitask, SpeechMultitaskConfig
 from fairseq_distill.multitask.task_list import parse_tasks
 
-from ..distillation.test_teacher import save_teacher
-from ..encoder.builders import PRE_NORM, make_waves
-from .builders import CLASSES, TASKS, build_multitask
+from ..builders import CLASSES, LARGE, TASKS, build_multitask, make_waves, save_teacher
 
 
 def changed(model, before):
@@ -94,9 +92,9 @@ def test_encoder_wakes_up_after_freeze_updates_also_in_a_resumed_run():
 
 
 def test_final_norm_is_trained_where_a_task_hears_it():
-    pre_norm = build_multitask(**PRE_NORM)
+    pre_norm = build_multitask(**LARGE)
     assert not pre_norm.encoder.encoder.layer_norm.weight.requires_grad
-    last = build_multitask([{**TASKS[0], "layers": "last"}, TASKS[1]], **PRE_NORM)
+    last = build_multitask([{**TASKS[0], "layers": "last"}, TASKS[1]], **LARGE)
     assert last.encoder.encoder.layer_norm.weight.requires_grad
     only_last = build_multitask([{**TASKS[0], "layers": "last"}])
     out = only_last(make_waves()[0])

@@ -16,8 +16,8 @@ from fairseq_distill.checkpoints.safe_load import read_pickled
 from fairseq_distill.cli.main import main
 from fairseq_distill.models.speech_multitask import SpeechMultitask, load_multitask
 
-from ..tasks.runs import distil, write_data, write_teacher
-from .runs import fine_tune, write_labelled, write_labels
+from ..builders import write_data, write_teacher
+from ..runs import distil, fine_tune, write_labelled, write_labels
 
 CHECKPOINT = Path("run", "checkpoints", "checkpoint_last.pt")
 

@@ -15,9 +15,8 @@ import torch
 from fairseq_distill import load_encoder
 from fairseq_distill.cli.main import main
 
-from ..encoder.builders import make_waves
-from ..tasks.runs import write_data, write_teacher
-from ..tasks.test_pruning import last, train
+from ..builders import make_waves, write_data, write_teacher
+from ..runs import last, train
 
 FOLDER = Path(__file__).parent / "fixtures"
 STACK = "hydra10" if sys.version_info < (3, 11) else "hydra13"

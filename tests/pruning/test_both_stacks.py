@@ -6,7 +6,7 @@ from fairseq import checkpoint_utils
 
 from fairseq_distill import load_encoder
 
-from ..encoder.builders import make_waves
+from ..builders import make_waves
 from .make_fixtures import FOLDER
 
 

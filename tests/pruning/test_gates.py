@@ -12,8 +12,8 @@ from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
 from fairseq_distill.pruning.gates import Gates, add_gates
 
-from ..encoder.builders import build_dictionary, make_waves, randomize
-from .helpers import KINDS, PARTS, TINY, UNITS, build_gated, build_plain, by_layer, sigmoid, spread_gates
+from ..builders import KINDS, PARTS, TINY, UNITS, build_dictionary, build_gated, make_waves, randomize, spread_gates
+from .helpers import build_plain, by_layer, sigmoid
 
 
 def normalise_open(norm, opened):
@@ -136,7 +136,7 @@ def test_absent_parts_and_an_absent_projection_have_no_gates():
     assert encoder(make_waves(samples=1200)[0]).x.shape[-1] == 12
     no_heads = {**TINY, "layer_heads": [0, 0], "prune": ["heads", "attention_layers", "ffn"]}
     assert list(Gates(EncoderConfig.from_settings(no_heads)).kinds) == ["ffn"]
-    without = SpeechEncoder(EncoderConfig.from_settings({**TINY, "prune": []}))
+    without = SpeechEncoder(EncoderConfig.from_settings(TINY))
     add_gates(without)
     assert without.gates is None
 
@@ -216,7 +216,9 @@ def test_fairseqs_own_paths_are_gated(kind):
 @pytest.mark.parametrize("kind", ["hubert", "large", "no projection"])
 def test_masked_prediction_is_gated(kind, monkeypatch):
     torch.manual_seed(0)
-    cfg = EncoderConfig.from_settings({**TINY, **KINDS[kind], "mask_prob": 0.5, "mask_length": 4, "label_rate": 800.0})
+    cfg = EncoderConfig.from_settings(
+        {**TINY, "prune": UNITS, **KINDS[kind], "mask_prob": 0.5, "mask_length": 4, "label_rate": 800.0}
+    )
     encoder = SpeechEncoder(cfg, dictionaries=[build_dictionary()])
     add_gates(encoder)
     randomize(encoder).train()

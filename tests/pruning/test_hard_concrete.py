@@ -16,8 +16,8 @@ from fairseq_distill.pruning.hard_concrete import (
     sample_gates,
 )
 
-from ..encoder.builders import make_waves, randomize
-from .helpers import PARTS, TINY, UNITS, sigmoid
+from ..builders import PARTS, TINY, UNITS, make_waves, randomize
+from .helpers import sigmoid
 
 BETA = 2 / 3
 BIAS = -BETA * math.log(0.1 / 1.1)  # 1.5986

@@ -16,8 +16,8 @@ from fairseq_distill.cli.main import main
 from fairseq_distill.encoder.size import count_parameters, macs_per_second
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 
-from ..encoder.builders import make_waves, randomize
-from .helpers import KINDS, PARTS, TINY, UNITS, open_all, relative_error, set_gate, spread_gates
+from ..builders import KINDS, PARTS, TINY, UNITS, make_waves, randomize, relative_error, spread_gates
+from .helpers import open_all, set_gate
 
 HEADS = dict(
     prediction_groups="[[f],[1],[2]]", prediction_layers="[[f],[1],[2]]", prediction_dim=9, share_heads="layers"
@@ -31,7 +31,9 @@ def plain(value):
 def write_student(path, change=spread_gates, normalize=False, task="speech_distillation", **settings) -> SpeechStudent:
     """A student of TINY shape after stage 1, its gates set by `change`, in the layout of fairseq's trainer."""
     torch.manual_seed(0)
-    cfg = SpeechStudentConfig(**{**TINY, **HEADS, "target_sparsity": 0.5, "normalize": normalize, **settings})
+    cfg = SpeechStudentConfig(
+        **{**TINY, **HEADS, "prune": UNITS, "target_sparsity": 0.5, "normalize": normalize, **settings}
+    )
     student = randomize(SpeechStudent(cfg))
     if change is not None:
         change(student)

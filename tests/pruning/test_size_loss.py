@@ -8,8 +8,8 @@ from fairseq_distill.errors import UserError
 from fairseq_distill.pruning.size import ExpectedSize
 from fairseq_distill.pruning.size_loss import SizeLoss
 
-from .helpers import PARTS, UNITS, build_gated, spread_gates
-from .test_size import COUNTS, count_expected_parameters, expect_units
+from ..builders import PARTS, UNITS, build_gated, spread_gates
+from .formulas import COUNTS, count_expected_parameters, expect_units
 
 
 def make_loss(target=0.6, warmup=100, metric="params", **settings):

@@ -10,19 +10,8 @@ from fairseq_distill.errors import UserError
 from fairseq_distill.pruning.gates import add_gates
 from fairseq_distill.pruning.surgery import prune_encoder
 
-from .helpers import (
-    KINDS,
-    PARTS,
-    TINY,
-    UNITS,
-    build_gated,
-    build_plain,
-    list_units,
-    open_all,
-    relative_error,
-    set_gate,
-    spread_gates,
-)
+from ..builders import KINDS, PARTS, TINY, UNITS, build_gated, relative_error, spread_gates
+from .helpers import build_plain, list_units, open_all, set_gate
 
 LIMIT = 1e-5
 

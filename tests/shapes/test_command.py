@@ -15,8 +15,7 @@ from fairseq_distill.cli.main import main
 from fairseq_distill.cli.shapes import RECIPES
 from fairseq_distill.encoder.size import count_parameters, macs_per_second
 
-from ..encoder.builders import PRE_NORM, SMALL
-from ..tasks.runs import write_teacher
+from ..builders import LARGE, SMALL, write_teacher
 
 SHAPE = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads")
 ROW = ("layers", "width", "ffn", "heads")
@@ -37,7 +36,7 @@ def build_student(recipe, overrides, teacher):
     return tasks.setup_task(run.task).build_model(run.model)
 
 
-@pytest.mark.parametrize("kind", [{}, {**PRE_NORM, "activation_fn": "gelu_accurate"}], ids=["post-norm", "pre-norm"])
+@pytest.mark.parametrize("kind", [{}, {**LARGE, "activation_fn": "gelu_accurate"}], ids=["post-norm", "pre-norm"])
 def test_every_stack_of_a_teacher_trains_from_its_overrides(tmp_path, capsys, kind):
     teacher = write_teacher(tmp_path, **kind)
     options = ["--params", "40%", "--teacher", teacher, "--tolerance", "40%", "--limit", 0]

@@ -8,39 +8,32 @@ from fairseq_distill.encoder.size import count_parameters, macs_per_second
 from fairseq_distill.shapes.count import count_size
 from fairseq_distill.shapes.published import PUBLISHED
 
-from ..encoder.builders import PRE_NORM, SMALL
-from ..encoder.test_shapes import WAVLM
+from ..builders import KINDS, LARGE, SMALL, WAVLM
 
 UNEVEN = dict(layer_heads=[1, 0, 3], layer_ffn_dims=[0, 7, 80])
-KINDS = {
-    "post-norm": {},
-    "pre-norm": PRE_NORM,
+SHAPES = {
+    **KINDS,
     "conv bias": dict(conv_bias=True),
-    "layer-norm extractor": dict(extractor_mode="layer_norm"),
-    "wavlm": WAVLM,
-    "wavlm pre-norm": {**WAVLM, **PRE_NORM},
     "position bias without gate": {**WAVLM, "gru_rel_pos": False},
-    "data2vec": dict(family="data2vec", pos_conv_depth=3),
-    "batch norm": dict(conv_pos_batch_norm=True),
     "odd kernel": dict(conv_pos=15),
     "head width": dict(head_dim=5),
-    "no projection": dict(encoder_embed_dim=32),
+    "no projection at another width": dict(encoder_embed_dim=32),
     "projection all the same": dict(encoder_embed_dim=32, project_features=True),
     "data2vec of that width": dict(encoder_embed_dim=32, family="data2vec", pos_conv_depth=2),
     "uneven": UNEVEN,
-    "uneven pre-norm": {**UNEVEN, **PRE_NORM},
+    "uneven pre-norm": {**UNEVEN, **LARGE},
     "uneven wavlm": {**UNEVEN, **WAVLM},
     "time reduction": dict(time_reduction=3),
     "maps reused": dict(reuse_attention=[2, 3]),
-    "maps reused pre-norm": dict(reuse_attention=[2], time_reduction=2, **PRE_NORM),
+    "maps reused pre-norm": dict(reuse_attention=[2], time_reduction=2, **LARGE),
     "maps reused wavlm": {**WAVLM, "reuse_attention": [3]},
     "other convolutions": dict(conv_feature_layers="[(8,10,5),(16,1,1)] + [(16,3,2)] * 3 + [(48,2,2)]"),
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_sizes_equal_those_of_the_network(kind):
-    cfg = EncoderConfig.from_settings({**SMALL, **KINDS[kind]})
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sizes_equal_those_of_the_network(shape):
+    cfg = EncoderConfig.from_settings({**SMALL, **SHAPES[shape]})
     encoder = SpeechEncoder(cfg)
     for seconds in (1.0, 2.37):
         size = count_size(cfg, seconds)

@@ -17,8 +17,7 @@ from fairseq_distill.shapes.published import add_published
 from fairseq_distill.shapes.selection import select_shapes
 from fairseq_distill.shapes.stacks import FITHUBERT_STACK, list_stacks
 
-from ..encoder.builders import PRE_NORM, SMALL
-from ..encoder.test_shapes import WAVLM
+from ..builders import KINDS, LARGE, SMALL
 
 BASE = EncoderConfig()
 
@@ -53,9 +52,9 @@ def search_slowly(kind, head_dim, depth, parameters):
     return closest
 
 
-@pytest.mark.parametrize("settings", [{}, {**WAVLM, **PRE_NORM}], ids=["post-norm", "wavlm pre-norm"])
-def test_each_row_is_the_width_closest_to_the_budget(settings):
-    kind = make_kind(EncoderConfig.from_settings({**SMALL, **settings}))
+@pytest.mark.parametrize("name", ["hubert", "wavlm large"])
+def test_each_row_is_the_width_closest_to_the_budget(name):
+    kind = make_kind(EncoderConfig.from_settings({**SMALL, **KINDS[name]}))
     found = find_shapes(kind, 12, [3], Budget(parameters=100_000), tolerance=0.99)
     rows = {(s.stack, s.config.encoder_ffn_embed_dim // s.config.encoder_embed_dim): s for s in found.shapes}
     assert {key: s.config.encoder_embed_dim for key, s in rows.items()} == search_slowly(kind, 12, 3, 100_000)
@@ -96,7 +95,7 @@ def test_published_students_are_named_rows_at_their_size():
     shapes = {(c.encoder_layers, c.encoder_embed_dim, c.encoder_ffn_embed_dim, str(c.conv_layers)) for c in found}
     assert len(shapes) == len(found)
     assert not any(row.known_as for row in find(range(4, 10), parameters=26.87e6))
-    large = EncoderConfig(**PRE_NORM)
+    large = EncoderConfig(**LARGE)
     assert add_published([], large, range(1, 25), Budget(parameters=27e6), 0.5) == []
 
 
@@ -113,10 +112,10 @@ def test_stacks_of_base_are_its_own_half_quarter_and_fithuberts():
 
 def test_a_student_of_a_pruned_teacher_is_of_its_kind_and_whole():
     pruned = EncoderConfig(
-        **{**SMALL, **PRE_NORM, "layer_heads": [1, 2, 0], "layer_ffn_dims": [3, 0, 5], "prune": ["ffn"], "head_dim": 12}
+        **{**SMALL, **LARGE, "layer_heads": [1, 2, 0], "layer_ffn_dims": [3, 0, 5], "prune": ["ffn"], "head_dim": 12}
     )
     kind = make_kind(pruned)
-    assert all(getattr(kind, name) == value for name, value in {**PRE_NORM, "conv_pos_groups": 4}.items())
+    assert all(getattr(kind, name) == value for name, value in {**LARGE, "conv_pos_groups": 4}.items())
     assert (kind.layer_heads, kind.layer_ffn_dims, kind.prune, kind.head_dim) == ([], [], [], 0)
 
 

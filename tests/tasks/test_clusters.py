@@ -9,9 +9,8 @@ from fairseq_distill.checkpoints.safe_load import read_pickled
 from fairseq_distill.cli.main import main
 from fairseq_distill.layer_clusters.storage import read_clusters
 
-from ..encoder.builders import SMALL
-from .runs import write_data, write_teacher
-from .test_pruning import FAST_GATES, last, train
+from ..builders import SMALL, write_data, write_teacher
+from ..runs import FAST_GATES, last, train
 
 DEPTH = 5
 AUTO = {"criterion.groups": "auto", "criterion.clusters": 3, "task.cluster_seconds": 3}

@@ -7,21 +7,7 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 
-from .runs import command, distil, run
-
-CTC = """
-common: {cpu: true, log_format: json, log_interval: 5, user_dir: "${fairseq_distill:user_dir}"}
-task: {_name: audio_finetuning, data: "???", labels: ltr, normalize: false}
-dataset: {max_tokens: 200000, num_workers: 0, valid_subset: valid, validate_interval_updates: 30, validate_interval: 100}
-distributed_training: {ddp_backend: legacy_ddp, distributed_world_size: 1}
-criterion: {_name: ctc, zero_infinity: true}
-optimization: {max_update: 60, lr: [0.001], sentence_avg: true}
-optimizer: {_name: adam, adam_betas: "(0.9,0.98)"}
-lr_scheduler: {_name: fixed}
-checkpoint: {save_dir: checkpoints, no_epoch_checkpoints: true}
-model: {_name: hubert_ctc, w2v_path: "???", apply_mask: true, mask_prob: 0.1, layerdrop: 0.0, feature_grad_mult: 0.0,
-  freeze_finetune_updates: 0}
-"""
+from ..runs import CTC, command, distil, run
 
 
 def write_letters(shared_data, folder, counts):

@@ -4,7 +4,8 @@ from fairseq_distill import load_encoder
 from fairseq_distill.checkpoints.safe_load import read_pickled
 from fairseq_distill.cli.main import main
 
-from .runs import STUDENT_SHAPE, distil, write_data, write_teacher
+from ..builders import write_data, write_teacher
+from ..runs import STUDENT_SHAPE, distil
 
 NARROW = {  # of a teacher 48 wide: 4 heads of 12, 80 units, convolutions of 24 24 24 32 channels
     **STUDENT_SHAPE,

@@ -9,7 +9,8 @@ from fairseq_distill import load_encoder
 from fairseq_distill.cli import main
 from fairseq_distill.encoder.conv_spec import count_frames
 
-from .runs import distil, validate, write_data, write_teacher
+from ..builders import write_data, write_teacher
+from ..runs import distil, validate
 
 OFF = {"criterion.l1": 0, "criterion.log_sigmoid_cosine": 0}
 

@@ -14,47 +14,9 @@ from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
 from fairseq_distill.encoder.size import count_parameters
 
+from ..builders import LARGE, SMALL, WAVLM, make_waves, randomize, write_data, write_teacher
 from ..checkpoints import layouts
-from ..encoder.builders import PRE_NORM, SMALL, make_waves, randomize
-from ..encoder.test_shapes import WAVLM
-from .runs import ROOT, command, distil, run, validate, write_data, write_teacher
-from .test_fine_tuning import CTC
-
-GROUPS = {"criterion.groups": "[[f],[1],[3]]"}
-FAST_GATES = {
-    **GROUPS,
-    "model.sparsity_warmup": 10,
-    "model.target_sparsity": 0.5,
-    "optimizer.groups.default.lr_float": 0.001,
-    "optimizer.groups.gates.lr_float": 0.5,
-    "optimizer.groups.multipliers.lr_float": 0.5,
-    **{f"optimizer.groups.{name}.lr_scheduler.warmup_updates": 1 for name in ("default", "gates", "multipliers")},
-}
-
-
-def train(out, data, teacher, recipe="dphubert", check=True, **overrides):
-    """Run a recipe on noise for a few updates; returns (finished process, JSON logs)."""
-    settings = {
-        "+machine": "cpu",
-        "task.data": data,
-        "task.teacher": teacher,
-        "task.min_sample_size": "null",
-        "dataset.max_tokens": 20_000,
-        "task.update_seconds": "null",
-        "dataset.num_workers": 0,
-        "optimization.max_update": 40,
-        "common.log_interval": 1,
-        "common.tensorboard_logdir": "null",
-        "hydra.run.dir": out,
-        **(FAST_GATES if recipe in ("dphubert", "dpwavlm") else GROUPS),
-        **{key.replace("__", "."): value for key, value in overrides.items()},
-    }
-    return run(command(ROOT / "config" / "distill", recipe, settings), check)
-
-
-def last(folder):
-    """The last checkpoint of a run."""
-    return folder / "checkpoints" / "checkpoint_last.pt"
+from ..runs import CTC, command, distil, last, run, train, validate
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +88,7 @@ def test_the_other_families_go_through_both_stages(folder, tmp_path, family):
         weights = randomize(SpeechEncoder(EncoderConfig.from_settings({**SMALL, **WAVLM}))).state_dict()
         teacher = str(layouts.write_wavlm(tmp_path / "wavlm.pt", weights))
     else:
-        teacher = write_teacher(tmp_path, **PRE_NORM)
+        teacher = write_teacher(tmp_path, **LARGE)
     recipe = "dpwavlm" if family == "wavlm" else "dphubert"
     train(tmp_path / "stage1", folder / "data", teacher, recipe, optimization__max_update=25)
     pruned = tmp_path / "pruned.pt"

@@ -10,7 +10,8 @@ from fairseq_distill import load_encoder
 from fairseq_distill.encoder.size import count_parameters
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 
-from .runs import ROOT, STUDENT_SHAPE, distil, write_data, write_teacher
+from ..builders import write_data, write_teacher
+from ..runs import ROOT, STUDENT_SHAPE, distil
 
 RECIPES = ROOT / "config" / "distill"
 TEACHER_WIDTH = 768  # HuBERT Base, which all of them have as teacher

@@ -7,8 +7,7 @@ from omegaconf import OmegaConf
 
 from fairseq_distill.errors import UserError
 
-from ..encoder.builders import PRE_NORM, SMALL
-from .runs import write_data, write_teacher
+from ..builders import LARGE, SMALL, write_data, write_teacher
 
 
 def make_run(tmp_path, teacher, task=None, model=None, criterion=None):
@@ -36,7 +35,7 @@ def build(run):
 
 
 def test_what_the_teacher_decides_is_written_into_the_run(tmp_path):
-    run = make_run(tmp_path, write_teacher(tmp_path, normalize=True, **PRE_NORM))
+    run = make_run(tmp_path, write_teacher(tmp_path, normalize=True, **LARGE))
     task, model = build(run)
     assert run.task.normalize is True and run.model.normalize is True and task.cfg.normalize is True
     assert run.model.prediction_groups == "[[1],[f,3]]"
@@ -47,7 +46,7 @@ def test_what_the_teacher_decides_is_written_into_the_run(tmp_path):
 
 def test_every_trainable_parameter_gets_a_gradient(tmp_path):
     """Else DistributedDataParallel stops."""
-    teacher = write_teacher(tmp_path, **PRE_NORM)
+    teacher = write_teacher(tmp_path, **LARGE)
     for predict_from in ("layers", "last"):
         for kind in ({}, {"layer_norm_first": True}):
             _, model = build(make_run(tmp_path, teacher, model=kind, criterion={"predict_from": predict_from}))

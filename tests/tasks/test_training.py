@@ -15,8 +15,8 @@ from fairseq_distill import load_encoder
 from fairseq_distill.checkpoints.safe_load import read_pickled
 from fairseq_distill.models.speech_student import SpeechStudent
 
-from ..encoder.builders import PRE_NORM, make_waves
-from .runs import ROOT, command, distil, environment, run, write_data, write_teacher
+from ..builders import LARGE, make_waves, write_data, write_teacher
+from ..runs import ROOT, command, distil, environment, run
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_student_stands_alone(student):
 
 def test_padded_batches_and_recipe_for_the_last_layer(tmp_path):
     """DistilHuBERT as it is, from a normalised pre-norm teacher: kind, widths and normalisation are taken over."""
-    teacher = write_teacher(tmp_path, **PRE_NORM, normalize=True)
+    teacher = write_teacher(tmp_path, **LARGE, normalize=True)
     settings = {
         "criterion__groups": "[[1],[f,2],[3]]",
         "task__enable_padding": "true",

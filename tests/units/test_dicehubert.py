@@ -9,8 +9,8 @@ from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
 from fairseq_distill.encoder.size import count_parameters
 
-from ..encoder.builders import make_waves
-from ..tasks.runs import ROOT, STUDENT_SHAPE, command, run, write_data, write_teacher
+from ..builders import make_waves, write_data, write_teacher
+from ..runs import ROOT, STUDENT_SHAPE, command, run
 
 
 def test_the_student_has_26_87_million_parameters():

@@ -25,9 +25,7 @@ from fairseq_distill.units.fitting import fit_units
 from fairseq_distill.units.frames import LayerFrames
 from fairseq_distill.units.labelling import Labeller
 
-from ..distillation.test_teacher import save_teacher
-from ..encoder.builders import PRE_NORM, make_waves
-from ..tasks.runs import write_data
+from ..builders import LARGE, make_waves, save_teacher, write_data
 
 LENGTHS = (9000, 8003, 7000)
 
@@ -125,7 +123,7 @@ def test_a_seed_gives_the_same_files_and_another_one_others(made, tmp_path, caps
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_long_waves_go_in_chunks_without_a_frame_lost(tmp_path, monkeypatch, normalize):
-    settings = {**PRE_NORM, "normalize": True} if normalize else {}
+    settings = {**LARGE, "normalize": True} if normalize else {}
     path = save_teacher(tmp_path / "teacher.pt", **settings)
     monkeypatch.setattr(frames, "LONGEST", 0.1)  # 40 frames of 40 samples
     wave = 0.3 + make_waves(1, 4321)[0][0]
