@@ -2,16 +2,17 @@
 
     python benchmarks/compare_gated.py [--waves 2] [--seconds 5] [--rounds 17] [--threads 2]
 
-Task, model, criterion and Adam's rates are those of config/distill/dphubert.yaml; teacher and student have HuBERT Base
-shape and random weights, in float32 on the CPU. A step is a whole one: teacher, student, loss (with gates, the size loss
-too), backward, clipping, Adam, with gates and multipliers in groups of their own. In one process the two sides run in turn
-(plain, gated, plain again), and each round gives a ratio; the table has the median with the quartiles. "plain again / plain"
-is the noise floor: what the same code gives against itself. Peak memory is the resident set of a process that does one
-side's steps only, weights and Adam's state included, less what it has after its imports; there, blocks of 1 MB and more go
-back to the system when they are freed: what glibc keeps of them otherwise differs from run to run by more than gates take.
+Task, model, criterion and Adam's rates are those of config/distill/dphubert.yaml; teacher and student have the shape
+of HuBERT Base and random weights, in float32 on the CPU. A step is a whole one: teacher, student, loss (with gates,
+the size loss too), backward, clipping, Adam, with gates and multipliers in groups of their own. In one process the two
+sides run in turn (plain, gated, plain again), and each round gives a ratio; the table has the median with the
+quartiles. "plain again / plain" is the noise floor: what the same code gives against itself. Peak memory is the
+resident set of a process that does one side's steps only, weights and Adam's state included, less what it has after
+its imports; there, blocks of 1 MB and more go back to the system when they are freed: what glibc keeps of them
+otherwise differs from run to run by more than gates take.
 
 step       plain: model.prune=[]; gated: the recipe's gates on conv channels, heads and FFN units
-size loss  one call of the size loss, forward and backward, with what is logged of the gates, and its part of a gated step
+size loss  one call of the size loss, forward and backward, with what is logged of the gates; its part of a gated step
 
 What gates cost depends on the weights, not on the length of the audio: the longer the batch, the smaller their part.
 """
@@ -115,8 +116,9 @@ def main() -> None:
         t = time_in_turn({"plain": plain, "gated": gated, "again": plain, "size": make_size_call(student)}, args.rounds)
     ratio = quartiles([gated / ((a + b) / 2) for gated, a, b in zip(t["gated"], t["plain"], t["again"])])
     floor = quartiles([b / a for a, b in zip(t["plain"], t["again"])])
+    seconds = {side: statistics.median(t[side]) for side in ("plain", "gated")}
     print(
-        f"{'step':<10}{statistics.median(t['plain']):>10.2f}{statistics.median(t['gated']):>10.2f}   {ratio:<24}{floor:<24}"
+        f"{'step':<10}{seconds['plain']:>10.2f}{seconds['gated']:>10.2f}   {ratio:<24}{floor:<24}"
         f"{memory['plain']:>15.0f}{memory['gated']:>8.0f}{memory['gated'] / memory['plain']:>15.3f}"
     )
     part = quartiles([100 * size / gated for size, gated in zip(t["size"], t["gated"])])

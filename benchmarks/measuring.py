@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turn, peak memory in a process of its own, quartiles, and a random HuBERT Base file."""
+"""What the benchmarks share: timing in turn, peak memory in a process of its own, quartiles, a random HuBERT Base."""
 
 import argparse
 import ctypes
@@ -20,7 +20,7 @@ Work = Callable[[], None]
 
 
 def add_options(parser: argparse.ArgumentParser, waves: int, seconds: float, rounds: int, threads: int) -> None:
-    """Size of the batch, rounds and threads, with these defaults; and --memory, by which `in_own_process` calls back."""
+    """Batch, rounds and threads, with these defaults; and --memory, by which `in_own_process` calls back."""
     parser.add_argument("--waves", type=int, default=waves)
     parser.add_argument("--seconds", type=float, default=seconds)
     parser.add_argument("--rounds", type=int, default=rounds)
@@ -30,7 +30,8 @@ def add_options(parser: argparse.ArgumentParser, waves: int, seconds: float, rou
 
 def describe_run(args: argparse.Namespace) -> str:
     """The line above a table: what was measured with."""
-    return f"torch {torch.__version__}, {args.threads} threads, {args.waves} waves of {args.seconds:g} s, {args.rounds} rounds"
+    batch = f"{args.waves} waves of {args.seconds:g} s"
+    return f"torch {torch.__version__}, {args.threads} threads, {batch}, {args.rounds} rounds"
 
 
 def save_stock_teacher(path: Path) -> None:
@@ -44,7 +45,7 @@ def save_stock_teacher(path: Path) -> None:
 
 
 def time_in_turn(works: Dict[str, Work], rounds: int) -> Dict[str, List[float]]:
-    """Run each work once to warm up, then all in turn; seconds of each per round. A work may be there under two names."""
+    """Run each work once to warm up, then all in turn; seconds of each per round. A work may have two names."""
     for work in dict.fromkeys(works.values()):
         work()
     times: Dict[str, List[float]] = {name: [] for name in works}
@@ -57,7 +58,7 @@ def time_in_turn(works: Dict[str, Work], rounds: int) -> Dict[str, List[float]]:
 
 
 def measure_peak(make_work: Callable[[], Work]) -> float:
-    """Peak MB of the work that `make_work` makes, its weights included, beyond what the process has after its imports."""
+    """Peak MB of the work that `make_work` makes, weights included, beyond what the process has after its imports."""
     import fairseq_distill  # noqa: F401
 
     before = read_status("VmRSS")
@@ -71,9 +72,12 @@ def measure_peak(make_work: Callable[[], Work]) -> float:
 
 
 def in_own_process(name: str, side: str, path: Path, args: argparse.Namespace, **environment: str) -> float:
-    """The figure that the script now running prints for `--memory name side path`, from a process that does nothing else.
+    """The figure that the running script prints for `--memory name side path`, in a process that does nothing else.
 
     Args:
+        name: the work to measure.
+        side: whose work it is, as the script names its sides.
+        path: the teacher's file.
         args: those of the script; batch and threads are passed on.
         environment: variables to set for that process.
     """
@@ -90,6 +94,6 @@ def read_status(key: str) -> float:
 
 
 def quartiles(values: List[float]) -> str:
-    """ "median (lower quartile - upper quartile)"."""
+    """The text "median (lower quartile-upper quartile)"."""
     low, middle, high = statistics.quantiles(values, n=4)
     return f"{middle:.3f} ({low:.3f}-{high:.3f})"

@@ -32,7 +32,8 @@ SPEAKERS = ["ann", "bob", "cid", "", "ann", "bob", "", "cid"]
 CTC = """
 common: {cpu: true, log_format: json, log_interval: 5, user_dir: "${fairseq_distill:user_dir}"}
 task: {_name: audio_finetuning, data: "???", labels: ltr, normalize: false}
-dataset: {max_tokens: 200000, num_workers: 0, valid_subset: valid, validate_interval_updates: 30, validate_interval: 100}
+dataset: {max_tokens: 200000, num_workers: 0, valid_subset: valid, validate_interval_updates: 30,
+  validate_interval: 100}
 distributed_training: {ddp_backend: legacy_ddp, distributed_world_size: 1}
 criterion: {_name: ctc, zero_infinity: true}
 optimization: {max_update: 60, lr: [0.001], sentence_avg: true}
@@ -63,7 +64,7 @@ def command(config_dir, config, overrides) -> list:
 
 
 def environment() -> dict:
-    """What a run needs: the checkout on the path (for the plugin and its hydra part), and the real error from hydra 1.0."""
+    """What a run needs: the checkout on the path, for the plugin and its hydra part; and hydra 1.0's real errors."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "HYDRA_FULL_ERROR": "1", "OMP_NUM_THREADS": "1"}
 

@@ -1,4 +1,4 @@
-"""Files that try to run something when they are read: each would create the file `marker`, or breaks a rule of the reader."""
+"""Files that try to run something when they are read: each would create the file `marker` or breaks a rule."""
 
 import builtins
 import functools

@@ -1,6 +1,8 @@
 """Writes fixtures/wav2vec_ctc_omegaconf_VERSION.pt: settings as the installed omegaconf pickles them.
 
-    python -m tests.checkpoints.make_fixtures     with omegaconf 2.0 and numpy 1, and again with omegaconf 2.3 and numpy 2
+    python -m tests.checkpoints.make_fixtures
+
+Run it with omegaconf 2.0 and numpy 1, and again with omegaconf 2.3 and numpy 2.
 
 fairseq pickled its whole config like this before it saved plain dicts (October 2020 to March 2021): `cfg` is a
 DictConfig with the pretraining settings inside, where a Namespace may stand that omegaconf was talked into keeping.

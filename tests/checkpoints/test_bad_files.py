@@ -37,7 +37,7 @@ def write(path, model, changes=(), name="hubert", **settings):
 
 
 def assert_refused(path, pattern):
-    """`load_encoder` refuses with one sentence; the command line prints it, says so by its exit code; the file stays."""
+    """`load_encoder` refuses with one sentence; the command line prints it and exits with an error; the file stays."""
     before = hashlib.sha256(path.read_bytes()).digest() if path.is_file() else None
     with pytest.raises(UserError, match=pattern) as refusal:
         load_encoder(path)

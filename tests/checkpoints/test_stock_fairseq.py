@@ -1,4 +1,4 @@
-"""Side by side with stock fairseq: it reads its own files again, and our reader gives what it gives on a real teacher."""
+"""Side by side with stock fairseq: it reads its own files again; on a real teacher our reader gives what it gives."""
 
 import inspect
 import os

@@ -20,7 +20,7 @@ LENGTHS = [9000, 30_000, 17_111, 24_000]
 
 
 def write_ramps(folder, lengths=LENGTHS):
-    """Waves whose samples say where they are, and labels that say the same: unit t for frame t. Returns manifest rows."""
+    """Waves whose samples are their positions, with labels to match: unit t for frame t. Returns manifest rows."""
     rows = []
     for index, length in enumerate(lengths):
         soundfile.write(folder / f"ramp{index}.wav", np.arange(length, dtype=np.int16), RATE)
@@ -41,7 +41,7 @@ def build(folder, rows, layers=LAYERS, max_broken=1.0, **kwargs):
 
 
 def read_times(batch, dataset):
-    """For each wave of a batch: the sample it starts with, its samples, and its labels as frame numbers, -1 for padding."""
+    """For each wave of a batch: its first sample, its samples, and its labels as frame numbers, -1 for padding."""
     (targets,) = batch["target_list"]
     source = batch["net_input"]["source"]
     mask = batch["net_input"].get("padding_mask", torch.zeros_like(source, dtype=torch.bool))

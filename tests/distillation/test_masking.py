@@ -80,7 +80,7 @@ def test_masks_follow_from_the_seed():
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("samples", [440, 480, 800, 1400])
 def test_short_waves_are_masked_in_part(samples, seed):
-    """1 frame: nothing; up to 24 frames, spans of 10 that cover 80 % would leave none, and fairseq's main branch stops there."""
+    """1 frame: nothing; up to 24, spans of 10 that cover 80 % would leave none, where fairseq's main branch stops."""
     student = SpeechStudent(SpeechStudentConfig(**{**SMALL, "mask_prob": 0.8, "mask_length": 10}))
     frames = student.encode(torch.randn(1, samples)).features.size(1)
     np.random.seed(seed)

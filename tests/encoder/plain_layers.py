@@ -10,14 +10,14 @@ from fairseq_distill.encoder.model import SpeechEncoder
 
 
 class PlainRun(NamedTuple):
-    """Hidden states h[0], h[1], ... (batch, frames, width), and maps of layers 1, 2, ... (batch, heads, frames, frames)."""
+    """Hidden states h[0], h[1], ... (batch, frames, width); maps of layers 1, 2, ... (batch, heads, frames, frames)."""
 
     hidden: List[Tensor]
     maps: List[Tensor]
 
 
 def run_plain(encoder: SpeechEncoder, x: Tensor, padding_mask: Optional[Tensor] = None) -> PlainRun:
-    """All layers on x = h[0]; a layer without queries of its own takes the map of the layer before. Dropout is left out."""
+    """All layers on x = h[0], without dropout; a layer without queries of its own takes the map of the layer before."""
     cfg, weights = encoder.cfg, dict(encoder.named_parameters())
     hidden, maps = [x], []
     for number in range(cfg.encoder_layers):
@@ -31,8 +31,8 @@ def run_plain(encoder: SpeechEncoder, x: Tensor, padding_mask: Optional[Tensor] 
         def norm(name, y, own=own):
             return F.layer_norm(y, y.shape[-1:], own[f"{name}.weight"], own[f"{name}.bias"])
 
-        def split(y):
-            return y.reshape(*y.shape[:2], cfg.heads[number], cfg.attention_head_dim)
+        def split(y, heads=cfg.heads[number]):
+            return y.reshape(*y.shape[:2], heads, cfg.attention_head_dim)
 
         y = norm("self_attn_layer_norm", x) if cfg.layer_norm_first else x
         if "self_attn.q_proj.weight" in own:

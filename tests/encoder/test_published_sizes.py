@@ -46,7 +46,7 @@ def test_counts_with_twelve_heads(width, ffn, reuse, encoder, published):
 
 
 def test_fithubert_counts_its_last_head_and_an_upsampler_that_nothing_uses():
-    """22.49 M; its code builds a transposed convolution for one head on the last layer besides those of the twelve heads."""
+    """22.49 M; its code builds one transposed convolution for the last layer besides those of the twelve heads."""
     encoder = build_thin(480, 480, 512, time_reduction=2)
     counted = count_parameters(encoder)["encoder"]
     reduction = sum(p.numel() for p in encoder.encoder.time_reduction.parameters())
@@ -61,5 +61,5 @@ def test_fithubert_counts_its_last_head_and_an_upsampler_that_nothing_uses():
     "width, ffn, published", [(432, 976, 22.31), (480, 1024, 26.63)], ids=["STaRHuBERT", "STaRHuBERT-L"]
 )
 def test_star_is_armhuberts_widths_with_maps_of_their_own(width, ffn, published):
-    """The FFN widths are derived, not published: ARMHuBERT's + 160 in both, with which both counts fit the code's layers."""
+    """The FFN widths are derived, not published: with ARMHuBERT's + 160 in both, both counts fit the code's layers."""
     assert to_millions(count_parameters(build_thin(width, ffn, width))["encoder"]) == published

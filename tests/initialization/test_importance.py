@@ -1,4 +1,4 @@
-"""How much a unit counts, by weights and by activations, against the formulas; and whether it is what a student needs."""
+"""How much a unit counts, by weights and activations, against the formulas; and whether a student needs what counts."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def spread(source, seed=2):
 
 
 def miss(source, student):
-    """Part of the source's output that a linear map of the student's does not give, on other waves than were weighed."""
+    """Part of the source's output that a linear map of the student's does not give, on waves that were not weighed."""
     waves, _ = make_waves(4, 6000, seed=8)
     with torch.no_grad():
         theirs, ours = (encoder(waves).x.flatten(0, 1).double() for encoder in (source, student))

@@ -20,7 +20,8 @@ def test_plain_lists_omegaconf_and_text_are_the_same():
     ]
     assert parse_tasks(plain) == expected
     assert parse_tasks(OmegaConf.create(plain)) == expected
-    text = "[{name: keyword, kind: classification, label: word, weight: 2, data: [a, b]}, {name: speaker, kind: verification, data: c}]"
+    keyword = "{name: keyword, kind: classification, label: word, weight: 2, data: [a, b]}"
+    text = f"[{keyword}, {{name: speaker, kind: verification, data: c}}]"
     assert parse_tasks(text) == expected
 
 

@@ -8,7 +8,7 @@ BIAS = -2 / 3 * math.log(0.1 / 1.1)
 
 
 def expect_units(encoder):
-    """(conv channels, heads, units) expected in each layer and the chance that a layer has any head or unit, by loops."""
+    """Expected in each layer, by loops: conv channels, heads, chance of any head, FFN neurons, chance of any neuron."""
     cfg, alphas = encoder.cfg, by_layer(encoder)
     p = {name: [[sigmoid(a + BIAS) for a in layer] for layer in layers] for name, layers in alphas.items()}
     channels = [out for out, _, _ in cfg.conv_layers]
@@ -26,7 +26,10 @@ def expect_units(encoder):
 
 
 def count_expected_parameters(encoder) -> float:
-    """DPHuBERT's formulas: convolutions chained, (D+1)*E[h]*d*3 + (E[h]*d+1)*D, (D+1)*E[f] + (E[f]+1)*D, the rest whole."""
+    """DPHuBERT's formulas for the expected number of parameters.
+
+    Convolutions are chained; attention is (D+1)*E[h]*d*3 + (E[h]*d+1)*D, FFN (D+1)*E[f] + (E[f]+1)*D, the rest whole.
+    """
     cfg = encoder.cfg
     conv, heads, any_head, units, any_unit = expect_units(encoder)
     width, dim = cfg.encoder_embed_dim, cfg.attention_head_dim

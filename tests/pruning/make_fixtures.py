@@ -1,4 +1,4 @@
-"""Writes fixtures/pruned_STACK.pt and expected_STACK.pt: a student that the installed fairseq trained and that was cut then.
+"""Writes fixtures/pruned_STACK.pt and expected_STACK.pt: a student trained with the installed fairseq, then cut.
 
     python -m tests.pruning.make_fixtures     with fairseq 0.12.2, and again with ve-fairseq
 

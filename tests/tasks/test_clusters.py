@@ -1,4 +1,4 @@
-"""criterion.groups=auto and criterion.groups_file in fairseq-hydra-train: clusters of the teacher's layers as targets."""
+"""criterion.groups=auto and criterion.groups_file in whole runs: clusters of the teacher's layers as targets."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""DPHuBERT's two stages through fairseq-hydra-train: prune while distilling, cut, distil again, fine-tune, prune again."""
+"""DPHuBERT's two stages in whole runs: prune while distilling, cut, distil again, fine-tune, prune again."""
 
 import json
 import math

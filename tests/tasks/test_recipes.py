@@ -1,4 +1,4 @@
-"""Recipes: the student's parameters against what its paper published, as the paper counts; and a few updates of each."""
+"""Recipes: the student's parameters against its paper's count, as the paper counts; and a few updates of each."""
 
 import math
 
@@ -68,7 +68,8 @@ def test_fithubert_counts_its_last_head_and_an_upsampler_that_nothing_uses():
 
 THIN = {
     **STUDENT_SHAPE,
-    "model.conv_feature_layers": "'[(12,10,5), (16,1,1)] + [(16,3,2)] * 2 + [(24,1,1), (24,2,2)]'",  # the teacher's strides
+    # the teacher's strides
+    "model.conv_feature_layers": "'[(12,10,5), (16,1,1)] + [(16,3,2)] * 2 + [(24,1,1), (24,2,2)]'",
     "criterion.groups": "[[1],[2],[3]]",
 }
 
