@@ -59,6 +59,26 @@ KINDS = {
     "batch norm": dict(conv_pos_batch_norm=True),
     "no projection": dict(encoder_embed_dim=12, conv_feature_layers="[(6,10,5), (5,3,2), (12,2,2)]"),
 }
+# and in size, as changes of SMALL
+UNEVEN = dict(layer_heads=[1, 0, 3], layer_ffn_dims=[0, 7, 80])
+SHAPES = {
+    **{name: kind for name, kind in KINDS.items() if name != "no projection"},
+    "no projection": dict(encoder_embed_dim=32),
+    "conv bias": dict(conv_bias=True),
+    "projection all the same": dict(encoder_embed_dim=32, project_features=True),
+    "data2vec of that width": dict(encoder_embed_dim=32, family="data2vec", pos_conv_depth=2),
+    "odd kernel": dict(conv_pos=15),
+    "head width": dict(head_dim=5),
+    "uneven": UNEVEN,
+    "uneven large": {**UNEVEN, **LARGE},
+    "uneven wavlm": {**UNEVEN, **WAVLM},
+    "position bias without gate": {**WAVLM, "gru_rel_pos": False},
+    "other convolutions": dict(conv_feature_layers="[(8,10,5),(16,1,1)] + [(16,3,2)] * 3 + [(48,2,2)]"),
+    "time reduction": dict(time_reduction=3),
+    "maps reused": dict(reuse_attention=[2, 3]),
+    "maps reused, pre-norm": dict(reuse_attention=[2], time_reduction=2, **LARGE),
+    "maps reused, wavlm": {**WAVLM, "reuse_attention": [3]},
+}
 UNITS = ["conv", "heads", "ffn"]
 PARTS = ["attention_layers", "ffn_layers"]
 CLASSES = {"keyword": ["no", "yes", "maybe"], "speaker": ["ann", "bob", "cid", "dan"]}

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..checkpoints.reading import load_encoder, read_checkpoint
 from ..encoder.model import SpeechEncoder
-from ..encoder.size import count_parameters, frame_rate, measure_parts
-from ..pruning.size import METRICS, ExpectedSize
+from ..encoder.size import frame_rate, measure_parts
+from ..pruning.expected_size import METRICS, ExpectedSize
 from ..shapes.measure import RUNS, measure_real_time_factor
 
 HELP = "what a checkpoint is: family, parameters, MACs per second of audio, a row for each layer"
@@ -43,9 +43,8 @@ def describe(path: str, seconds: float = 10.0, measure: bool = False) -> Dict[st
     """Everything that `info` prints, as plain values; MACs and, if measured, time are for one wave of `seconds`."""
     checkpoint = read_checkpoint(path)
     encoder = load_encoder(path)
-    parts = measure_parts(encoder, seconds)
-    counted = count_parameters(encoder)["encoder"]
     cfg = checkpoint.config
+    parts = measure_parts(cfg, seconds)
     return {
         "checkpoint": str(path),
         "model": checkpoint.name,
@@ -57,7 +56,7 @@ def describe(path: str, seconds: float = 10.0, measure: bool = False) -> Dict[st
         "frames_per_second": frame_rate(cfg),
         "layers": cfg.encoder_layers,
         "width": cfg.encoder_embed_dim,
-        "parameters": {"encoder": counted, "with_heads": _count_all(checkpoint.weights)},
+        "parameters": {"encoder": sum(part.parameters for part in parts), "with_heads": _count_all(checkpoint.weights)},
         "gates": None if encoder.gates is None else _describe_gates(encoder),
         "macs_per_second": sum(part.macs for part in parts) / seconds,
         "macs_wave_seconds": seconds,
@@ -76,7 +75,7 @@ def _describe_gates(encoder: SpeechEncoder) -> Dict[str, Any]:
     """The kinds of units that have gates, and the sparsity that these expect."""
     with torch.no_grad():
         expected = encoder.gates.expect()
-        sparsity = {metric: 1.0 - float(ExpectedSize(encoder, metric)(expected)) for metric in METRICS}
+        sparsity = {metric: 1.0 - float(ExpectedSize(encoder.cfg, metric)(expected)) for metric in METRICS}
     return {"units": list(encoder.gates.kinds), "expected_sparsity": sparsity}
 
 

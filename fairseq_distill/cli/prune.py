@@ -8,9 +8,9 @@ import torch
 from ..checkpoints.reading import load_encoder, read_checkpoint
 from ..checkpoints.saving import save_pruned
 from ..encoder.model import SpeechEncoder
-from ..encoder.size import count_parameters, macs_per_second
+from ..encoder.size import count_size
 from ..errors import UserError
-from ..pruning.picture import draw_units
+from ..pruning.picture import draw_shapes
 from ..pruning.surgery import prune_encoder
 
 HELP = "cut closed gates out of a student of stage 1: a smaller student with the same features"
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             f"{TOLERANCE:g}; {args.output} is not written"
         )
     if args.plot:
-        draw_units(checkpoint.config, pruned.config, args.plot)
+        draw_shapes(checkpoint.config, pruned.config, args.plot)
     save_pruned(args.output, checkpoint, pruned)
     print(format_table(gated, small))
     print(f"\nlargest difference from the gated features, on {_SECONDS} s of noise: {difference:.1e} of their size")
@@ -80,7 +80,7 @@ def compare_features(one: SpeechEncoder, other: SpeechEncoder) -> float:
 
 
 def format_table(before: SpeechEncoder, after: SpeechEncoder) -> str:
-    """What is left, for people: channels, then heads and units of each layer, then the size."""
+    """What is left, for people: channels, then heads and neurons of each layer, then the size."""
     old, new = before.cfg, after.cfg
     lines = [
         f"{f'conv {index}':<12}{a} of {b} channels"
@@ -88,11 +88,10 @@ def format_table(before: SpeechEncoder, after: SpeechEncoder) -> str:
     ]
     layers = zip(new.heads, old.heads, new.ffn_dims, old.ffn_dims)
     lines += [
-        f"{f'layer {number}':<12}{h} of {old_h} heads, {f} of {old_f} units"
+        f"{f'layer {number}':<12}{h} of {old_h} heads, {f} of {old_f} neurons"
         for number, (h, old_h, f, old_f) in enumerate(layers, start=1)
     ]
-    a, b = (count_parameters(encoder)["encoder"] for encoder in (after, before))
+    (a, macs), (b, all_macs) = count_size(new), count_size(old)
     lines.append(f"parameters  {a:,} of {b:,}, sparsity {1 - a / b:.3f}")
-    a, b = (macs_per_second(encoder) for encoder in (after, before))
-    lines.append(f"MACs/s      {a / 1e6:,.1f} of {b / 1e6:,.1f} M, sparsity {1 - a / b:.3f}")
+    lines.append(f"MACs/s      {macs / 1e6:,.1f} of {all_macs / 1e6:,.1f} M, sparsity {1 - macs / all_macs:.3f}")
     return "\n".join(lines)

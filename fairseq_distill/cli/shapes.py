@@ -14,10 +14,9 @@ from ..checkpoints.reading import load_encoder
 from ..encoder.config import EncoderConfig
 from ..encoder.conv_spec import receptive_field
 from ..encoder.model import SpeechEncoder
-from ..encoder.size import SAMPLE_RATE, count_parameters, macs_per_second
+from ..encoder.size import SAMPLE_RATE, Size, count_size
 from ..errors import UserError
 from ..shapes.budget import Budget, format_amount, parse_amount, parse_depths, parse_tolerance
-from ..shapes.count import Size
 from ..shapes.grid import Shape, find_shapes, make_kind
 from ..shapes.measure import RUNS, measure_real_time_factor
 from ..shapes.overrides import list_overrides
@@ -92,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     shortest = receptive_field(kind.conv_layers) / SAMPLE_RATE
     if not shortest <= args.seconds <= LONGEST:
         raise UserError(f"--seconds {args.seconds:g}: give from {shortest:g}, the length of one frame, to {LONGEST}")
-    whole = _count(teacher, args.seconds) if teacher else None
+    whole = count_size(teacher.cfg, args.seconds) if teacher else None
     budget, tolerance = _read_budget(args, whole), parse_tolerance(args.tolerance)
     deepest = teacher.depth if teacher else DEEPEST
     fewest, most = parse_depths(args.layers or f"{min(2, deepest)}-{deepest}")
@@ -121,10 +120,6 @@ def run(args: argparse.Namespace) -> int:
     }
     print(json.dumps(description, indent=2) if args.json else _format_table(description, budget))
     return 0
-
-
-def _count(encoder: SpeechEncoder, seconds: float) -> Size:
-    return Size(count_parameters(encoder)["encoder"], macs_per_second(encoder, seconds))
 
 
 def _read_budget(args: argparse.Namespace, whole: Optional[Size]) -> Budget:

@@ -63,8 +63,14 @@ class SelfAttention(nn.Module):
             self.grep_linear = nn.Linear(width // bias_heads, 8)
             self.grep_a = nn.Parameter(torch.ones(1, heads, 1, 1))
 
-    def forward(self, x: Tensor, given: AttentionInput) -> AttentionOutput:
-        """Attend within x (batch, frames, width); the map, where it is to be shown, is the one before dropout."""
+    def forward(self, x: Tensor, given: AttentionInput, gates: Optional[Tensor] = None) -> AttentionOutput:
+        """Attend within x (batch, frames, width); the map, where it is to be shown, is the one before dropout.
+
+        Args:
+            x: hidden states.
+            given: what attention needs besides.
+            gates: (heads,), or None.
+        """
         q, k, v = (_split_heads(proj(x), self.heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
         mask = given.mask
         if given.position_bias is not None:
@@ -80,7 +86,7 @@ class SelfAttention(nn.Module):
         else:
             dropout = self.dropout if self.training else 0.0
             context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return self.out_proj(_join_heads(context)), probabilities
+        return self.out_proj(_join_heads(context), spread_over_heads(gates, self.head_dim)), probabilities
 
     def gate(self, x: Tensor) -> Tensor:
         """WavLM's gate of the position bias, (batch, heads, frames, 1), from the layer's input (2110.13900, eq. 5-7)."""
@@ -100,14 +106,14 @@ class ReusedAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, head_dim: int):
         super().__init__()
-        self.heads = heads
+        self.heads, self.head_dim = heads, head_dim
         self.v_proj = nn.Linear(width, heads * head_dim)
         self.out_proj = ScaledLinear(heads * head_dim, width)
 
-    def forward(self, x: Tensor, given: AttentionInput) -> AttentionOutput:
-        """Attend within x (batch, frames, width) by the earlier map, which is handed on."""
+    def forward(self, x: Tensor, given: AttentionInput, gates: Optional[Tensor] = None) -> AttentionOutput:
+        """Attend within x (batch, frames, width) by the earlier map, which is handed on; gates (heads,) or None."""
         context = given.earlier_map @ _split_heads(self.v_proj(x), self.heads)
-        return self.out_proj(_join_heads(context)), given.earlier_map
+        return self.out_proj(_join_heads(context), spread_over_heads(gates, self.head_dim)), given.earlier_map
 
 
 def compute_map(q: Tensor, k: Tensor, mask: Optional[Tensor]) -> Tensor:
@@ -116,6 +122,11 @@ def compute_map(q: Tensor, k: Tensor, mask: Optional[Tensor]) -> Tensor:
     if mask is not None:
         scores = scores + mask
     return torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+
+
+def spread_over_heads(gates: Optional[Tensor], head_dim: int) -> Optional[Tensor]:
+    """Gates (heads,) as factors of the context that heads hand to the output's projection, (heads * head_dim,)."""
+    return None if gates is None else gates.repeat_interleave(head_dim)
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

@@ -1,17 +1,38 @@
 """The settings of a speech encoder: fairseq's `HubertConfig` and what the other families and small shapes need."""
 
-from dataclasses import dataclass, field, fields
-from typing import Any, List, Mapping, Optional, Tuple
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import yaml
 from fairseq.models.hubert.hubert import HubertConfig
 
-from .conv_spec import ConvLayer, parse_conv_layers, receptive_field, total_stride
+from .conv_spec import ConvLayer, format_conv_layers, parse_conv_layers, receptive_field, total_stride
 
+DEFAULT_SAMPLE_RATE = 16_000  # Hz, of every released model
 FAMILIES = ("hubert", "wav2vec2", "data2vec", "wavlm")
 # what the convolution stack of an encoder is, apart from the layers
 FRONT_FIELDS = ["family", "normalize", "extractor_mode", "conv_feature_layers", "conv_bias", "project_features"]
-UNITS = ("conv", "heads", "ffn", "attention_layers", "ffn_layers")
+
+
+class Prunable(NamedTuple):
+    """What `prune` can give gates.
+
+    Attributes:
+        what: the word for it, in tables and pictures.
+        whole: "" for channels, heads and neurons; for a whole part of a layer, the name of what is in it.
+    """
+
+    what: str
+    whole: str = ""
+
+
+PRUNABLE = {
+    "conv": Prunable("conv channels"),
+    "heads": Prunable("attention heads"),
+    "ffn": Prunable("feed-forward neurons"),
+    "attention_layers": Prunable("attention parts", whole="heads"),
+    "ffn_layers": Prunable("feed-forward parts", whole="ffn"),
+}
 
 
 @dataclass
@@ -49,7 +70,7 @@ class EncoderConfig(HubertConfig):
     layer_ffn_dims: List[int] = field(
         default_factory=list,
         metadata={
-            "help": "feed-forward units of each layer, 0 = only the bias of its output is left; empty = "
+            "help": "feed-forward neurons of each layer, 0 = only the bias of its output is left; empty = "
             "encoder_ffn_embed_dim everywhere"
         },
     )
@@ -83,8 +104,8 @@ class EncoderConfig(HubertConfig):
     prune: List[str] = field(
         default_factory=list,
         metadata={
-            "help": "units that get a gate each: conv (channels), heads, ffn (units), attention_layers, ffn_layers; "
-            "empty = none"
+            "help": "what gets gates, one each: conv (channels), heads, ffn (neurons), attention_layers, ffn_layers (whole "
+            "parts of layers); empty = none"
         },
     )
     pos_conv_depth: int = field(
@@ -165,7 +186,7 @@ class EncoderConfig(HubertConfig):
 
     @property
     def ffn_dims(self) -> List[int]:
-        """Feed-forward units of each layer; 0 where only the bias of their output is left."""
+        """Feed-forward neurons of each layer; 0 where only the bias of their output is left."""
         return list(self.layer_ffn_dims) or [self.encoder_ffn_embed_dim] * self.encoder_layers
 
     @property
@@ -209,9 +230,9 @@ class EncoderConfig(HubertConfig):
         if self.time_reduction < 1:
             raise ValueError(f"time_reduction={self.time_reduction} must be at least 1")
         self._check_reuse()
-        for unit in self.prune:
-            if unit not in UNITS:
-                raise ValueError(f"prune={list(self.prune)}: {unit} is none of {', '.join(UNITS)}")
+        for name in self.prune:
+            if name not in PRUNABLE:
+                raise ValueError(f"prune={list(self.prune)}: {name} is none of {', '.join(PRUNABLE)}")
         if self.layer_head_numbers:
             self._check_head_numbers()
 
@@ -243,3 +264,23 @@ class EncoderConfig(HubertConfig):
                 f"layer_head_numbers={self.layer_head_numbers} must name {self.heads} heads for the layers, each below "
                 f"encoder_attention_heads={self.encoder_attention_heads}"
             )
+
+
+def count_places(cfg: EncoderConfig) -> Dict[str, List[int]]:
+    """Sizes of all that `prune` can give gates: of each convolution or layer; of whole parts 1, or 0 where nothing is in them."""
+    sizes = {"conv": [channels for channels, _, _ in cfg.conv_layers], "heads": cfg.heads, "ffn": cfg.ffn_dims}
+    parts = {name: [min(n, 1) for n in sizes[kind.whole]] for name, kind in PRUNABLE.items() if kind.whole}
+    return {**sizes, **parts}
+
+
+def resize(cfg: EncoderConfig, sizes: Mapping[str, List[int]]) -> EncoderConfig:
+    """The settings with other numbers of channels, heads and neurons, and no gates; `sizes` as `count_places` has them."""
+    convs = [(channels, kernel, stride) for channels, (_, kernel, stride) in zip(sizes["conv"], cfg.conv_layers)]
+    return replace(
+        cfg,
+        prune=[],
+        project_features=cfg.has_projection,
+        conv_feature_layers=format_conv_layers(convs),
+        layer_heads=list(sizes["heads"]),
+        layer_ffn_dims=list(sizes["ffn"]),
+    )

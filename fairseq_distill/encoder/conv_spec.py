@@ -1,6 +1,7 @@
 """`conv_feature_layers`: fairseq's one-line description of a convolution stack, read without evaluating it."""
 
 import ast
+from functools import lru_cache
 from typing import List, Tuple
 
 ConvLayer = Tuple[int, int, int]
@@ -17,6 +18,11 @@ def parse_conv_layers(spec: str) -> List[ConvLayer]:
     Raises:
         ValueError: anything else, or a layer that is not three positive integers.
     """
+    return list(_parse(spec))
+
+
+@lru_cache(maxsize=256)  # settings are asked for it again and again
+def _parse(spec: str) -> Tuple[ConvLayer, ...]:
     if len(spec) > 10_000:
         raise ValueError(f"conv_feature_layers is {len(spec)} characters long; no real model's is")
     try:
@@ -30,7 +36,7 @@ def parse_conv_layers(spec: str) -> List[ConvLayer]:
     for layer in layers:
         if not (isinstance(layer, tuple) and len(layer) == 3 and all(isinstance(n, int) and n > 0 for n in layer)):
             raise ValueError(f"conv_feature_layers: {layer!r:.60} is not (channels, kernel, stride), positive integers")
-    return layers
+    return tuple(layers)
 
 
 def format_conv_layers(layers: List[ConvLayer]) -> str:

@@ -8,6 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from .anatomy import NO_GATES, GateValues, find_conv_axis
 from .config import EncoderConfig
 from .gated import OpenLayerNorm, ScaledConv1d
 
@@ -19,8 +20,9 @@ class ChannelNorm(nn.Module):
         super().__init__()
         self.add_module("1", OpenLayerNorm(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x.transpose(1, 2)).transpose(1, 2)
+    def forward(self, x: Tensor, gates: Optional[Tensor] = None) -> Tensor:
+        """The same shape; gates (channels,) or None."""
+        return self.norm(x.transpose(1, 2), gates).transpose(1, 2)
 
     @property
     def norm(self) -> OpenLayerNorm:
@@ -50,10 +52,26 @@ class ConvBlock(nn.Module):
         """The norm that follows it, or None."""
         return self._modules["2"]
 
-    def forward(self, x: Tensor, lengths: Optional[Tensor] = None) -> Tensor:
-        x = self.conv(x)
+    def forward(
+        self,
+        x: Tensor,
+        lengths: Optional[Tensor] = None,
+        read_gates: Optional[Tensor] = None,
+        gates: Optional[Tensor] = None,
+    ) -> Tensor:
+        """(batch, in_channels, frames) to (batch, channels, fewer frames).
+
+        Args:
+            x: the channels of the block before.
+            lengths: (batch,) frames of x that are no padding; None = padding has a part in the group norm.
+            read_gates: (in_channels,) on what comes in, or None.
+            gates: (channels,) on the block's own channels, for its norm over them; what reads them multiplies.
+        """
+        x = self.conv(x, read_gates)
         if lengths is not None and isinstance(self.norm, nn.GroupNorm):
             x = self._normalise_alone(x, self.count_frames(lengths))
+        elif isinstance(self.norm, ChannelNorm):
+            x = self.norm(x, gates)
         elif self.norm is not None:
             x = self.norm(x)
         # without gradients in place: these are the largest tensors of the whole network, and new memory is slow
@@ -83,6 +101,7 @@ class ConvFeatureExtractor(nn.Module):
         super().__init__()
         self.conv_layers = nn.ModuleList()
         in_channels = 1
+        self.axes = [find_conv_axis(cfg, index) for index in range(len(cfg.conv_layers))]
         for index, (channels, kernel, stride) in enumerate(cfg.conv_layers):
             norm: Optional[nn.Module] = None
             if cfg.extractor_mode == "layer_norm":
@@ -92,10 +111,13 @@ class ConvFeatureExtractor(nn.Module):
             self.conv_layers.append(ConvBlock(in_channels, channels, kernel, stride, cfg.conv_bias, norm))
             in_channels = channels
 
-    def forward(self, source: Tensor, lengths: Optional[Tensor] = None) -> Tensor:
-        x = source.unsqueeze(1)
-        for layer in self.conv_layers:
-            x = layer(x, lengths)
+    def forward(self, source: Tensor, lengths: Optional[Tensor] = None, gates: GateValues = NO_GATES) -> Tensor:
+        """Waves (batch, samples), of which `lengths` (batch,) samples are no padding, to (batch, channels, frames)."""
+        x, before = source.unsqueeze(1), None
+        for axis, layer in zip(self.axes, self.conv_layers):
+            own = gates.get(axis)
+            x = layer(x, lengths, before, own)
+            before = own
             if lengths is not None:
                 lengths = layer.count_frames(lengths)
         return x

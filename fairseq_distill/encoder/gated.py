@@ -1,6 +1,6 @@
-"""Layers that read units which may be gated: linear, convolution, LayerNorm. Without gates they are torch's own.
+"""Layers that read channels, heads or neurons which may have gates: linear, convolution, LayerNorm; without, torch's own.
 
-A gate on a unit is a factor on the weights that read it. Multiplying those costs O(weights) a step, whatever the number of
+A gate is a factor on the weights that read what it is on. Multiplying those costs O(weights) a step, whatever the number of
 frames, and nothing that depends on frames is kept for the backward pass besides what the plain layer keeps.
 """
 
@@ -12,67 +12,47 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class _Gated:
-    """What the layers below share: a gate that belongs to one forward pass, not to the module's state."""
+class ScaledLinear(nn.Linear):
+    """Linear layer whose inputs may be scaled: y = W (scale * x) + b."""
 
-    def __getstate__(self) -> dict:
-        # it hangs on the graph of the last forward pass, which can be neither copied nor pickled
-        return {key: value for key, value in self.__dict__.items() if key not in ("scale", "open_channels")}
-
-
-class ScaledLinear(_Gated, nn.Linear):
-    """Linear layer whose input units may be scaled: y = W (scale * x) + b.
-
-    Attributes:
-        scale: (in_features,) factors in float32, or None.
-    """
-
-    scale: Optional[Tensor] = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) to (..., out_features)."""
-        if self.scale is None:
+    def forward(self, x: Tensor, scale: Optional[Tensor] = None) -> Tensor:
+        """(..., in_features) to (..., out_features); scale (in_features,) in float32, or None."""
+        if scale is None:
             return super().forward(x)
         if torch.is_autocast_enabled(x.device.type):
-            return F.linear(x, self.weight * self.scale, self.bias)
-        return _ScaledLinear.apply(x, self.weight, self.bias, self.scale)
+            return F.linear(x, self.weight * scale, self.bias)
+        return _ScaledLinear.apply(x, self.weight, self.bias, scale)
 
 
-class ScaledConv1d(_Gated, nn.Conv1d):
-    """Convolution (no groups, no padding) whose input channels may be scaled.
+class ScaledConv1d(nn.Conv1d):
+    """Convolution (no groups, no padding) whose input channels may be scaled."""
 
-    Attributes:
-        scale: (in_channels,) factors in float32, or None.
-    """
-
-    scale: Optional[Tensor] = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, frames) to (batch, out_channels, frames)."""
-        if self.scale is None:
+    def forward(self, x: Tensor, scale: Optional[Tensor] = None) -> Tensor:
+        """(batch, in_channels, frames) to (batch, out_channels, frames); scale (in_channels,) in float32, or None."""
+        if scale is None:
             return super().forward(x)
         if torch.is_autocast_enabled(x.device.type):
-            return F.conv1d(x, self.weight * self.scale[:, None], self.bias, self.stride)
-        return _ScaledConv.apply(x, self.weight, self.bias, self.scale, self.stride)
+            return F.conv1d(x, self.weight * scale[:, None], self.bias, self.stride)
+        return _ScaledConv.apply(x, self.weight, self.bias, scale, self.stride)
 
 
-class OpenLayerNorm(_Gated, nn.LayerNorm):
+class OpenLayerNorm(nn.LayerNorm):
     """LayerNorm over channels of which some may be closed: mean and variance are those of the open ones.
 
     So what a closed channel holds changes nothing for the others, and the network without it has a plain LayerNorm of fewer
     channels. Which channels are open is taken as given: no gradient reaches the gates through the statistics.
-
-    Attributes:
-        open_channels: (channels,) float32, 1 = open, 0 = closed; or None.
     """
 
-    open_channels: Optional[Tensor] = None
+    def forward(self, x: Tensor, gates: Optional[Tensor] = None) -> Tensor:
+        """(..., channels) to the same shape; what comes out in closed channels means nothing.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., channels) to the same shape; what comes out in closed channels means nothing."""
-        if self.open_channels is None:
+        Args:
+            x: the channels.
+            gates: (channels,), of which those above 0 are open; None = all are.
+        """
+        if gates is None:
             return super().forward(x)
-        return _OpenNorm.apply(x, self.weight, self.bias, self.open_channels, self.eps)
+        return _OpenNorm.apply(x, self.weight, self.bias, (gates.detach() > 0).float(), self.eps)
 
 
 def _split_gradient(gradient: Tensor, weight: Tensor, factors: Tensor) -> Tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
-"""One layer of the transformer, with any number of heads and units; either part may be absent."""
+"""One layer of the transformer, with any number of heads and neurons; either part may be absent."""
 
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 import torch
 import torch.nn as nn
@@ -8,19 +8,21 @@ import torch.nn.functional as F
 from fairseq import utils
 from torch import Tensor
 
+from .anatomy import NO_GATES, Axis, GateValues
 from .attention import AttentionInput, AttentionOutput, ReusedAttention, SelfAttention
 from .config import EncoderConfig
 from .gated import ScaledLinear
 
 
 class Constant(nn.Module):
-    """What is left of a part without heads or units: the bias of its output, whatever comes in."""
+    """What is left of a part without heads or neurons: the bias of its output, whatever comes in."""
 
     def __init__(self, width: int):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(width))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, gates: Optional[Tensor] = None) -> Tensor:
+        """(..., any width) to zeros of that shape plus the bias; there is nothing that gates could be on."""
         return torch.zeros_like(x) + self.bias
 
 
@@ -31,14 +33,15 @@ class ConstantAttention(nn.Module):
         super().__init__()
         self.out_proj = Constant(width)
 
-    def forward(self, x: Tensor, given: AttentionInput) -> AttentionOutput:
+    def forward(self, x: Tensor, given: AttentionInput, gates: Optional[Tensor] = None) -> AttentionOutput:
+        """X (batch, frames, width) to the bias of the output, and no map."""
         return self.out_proj(x), None
 
 
 class TransformerLayer(nn.Module):
     """Self-attention and feed-forward on (batch, frames, width).
 
-    A part without heads or units is the constant that the bias of its output adds, so that units can be taken away one by
+    A part without heads or neurons is the constant that the bias of its output adds, so that they can be taken away one by
     one, the last like the others. In a post-norm model both LayerNorms are applied all the same: they are part of the
     residual path. In a pre-norm model the constant needs none.
 
@@ -52,6 +55,7 @@ class TransformerLayer(nn.Module):
         heads, ffn_dim = cfg.heads[number - 1], cfg.ffn_dims[number - 1]
         width = cfg.encoder_embed_dim
         self.layer_norm_first = cfg.layer_norm_first
+        self.heads_axis, self.ffn_axis = Axis("heads", number - 1), Axis("ffn", number - 1)
         self.dropout, self.activation_dropout = cfg.dropout, cfg.activation_dropout
         # fairseq's gelu computes in float32 whatever comes; torch's own does so inside, without the copies
         self.activation: Callable[[Tensor], Tensor] = (
@@ -71,24 +75,12 @@ class TransformerLayer(nn.Module):
         self.self_attn_layer_norm = nn.LayerNorm(width) if heads or not self.layer_norm_first else None
         self.final_layer_norm = nn.LayerNorm(width) if ffn_dim or not self.layer_norm_first else None
 
-    def forward(self, x: Tensor, given: AttentionInput) -> AttentionOutput:
+    def forward(self, x: Tensor, given: AttentionInput, gates: GateValues = NO_GATES) -> AttentionOutput:
         """The layer's output and, where it is to be shown or was reused, its attention map."""
-        y, attention_map = self.self_attn(self.before(x, self.self_attn_layer_norm), given)
+        y, attention_map = self.self_attn(self.before(x, self.self_attn_layer_norm), given, gates.get(self.heads_axis))
         x = self.after(x, y, self.self_attn_layer_norm)
-        y = self.feed_forward(self.before(x, self.final_layer_norm))
+        y = self.feed_forward(self.before(x, self.final_layer_norm), gates.get(self.ffn_axis))
         return self.after(x, y, self.final_layer_norm), attention_map
-
-    def hold_gates(self) -> Callable[..., AttentionOutput]:
-        """The layer as a function with the gates of now, also if it runs again after others were drawn."""
-        readers = [module for module in (self.self_attn.out_proj, self.fc2) if isinstance(module, ScaledLinear)]
-        scales = [reader.scale for reader in readers]
-
-        def run(*args: Any) -> AttentionOutput:
-            for reader, scale in zip(readers, scales):
-                reader.scale = scale
-            return self(*args)
-
-        return run
 
     def before(self, x: Tensor, norm: Optional[nn.Module]) -> Tensor:
         """What a part reads of the residual stream x: its norm in a pre-norm model."""
@@ -99,8 +91,8 @@ class TransformerLayer(nn.Module):
         x = x + F.dropout(y, self.dropout, self.training)
         return x if self.layer_norm_first else norm(x)
 
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """(batch, frames, width) to the same shape."""
+    def feed_forward(self, x: Tensor, gates: Optional[Tensor] = None) -> Tensor:
+        """(batch, frames, width) to the same shape; gates (neurons,) or None."""
         if self.fc1 is None:
             return self.fc2(x)
-        return self.fc2(F.dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training))
+        return self.fc2(F.dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training), gates)

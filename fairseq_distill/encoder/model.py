@@ -1,8 +1,7 @@
 """`SpeechEncoder`: the network that is teacher and student, of every family and any shape."""
 
-from functools import partial
 from types import SimpleNamespace
-from typing import AbstractSet, Any, Collection, List, NamedTuple, Optional, Sequence, Tuple
+from typing import AbstractSet, Any, Collection, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -12,7 +11,8 @@ from fairseq.models.hubert.hubert import HubertModel
 from fairseq.modules import GradMultiply
 from torch import Tensor
 
-from .config import EncoderConfig
+from .anatomy import NO_GATES, GateValues
+from .config import DEFAULT_SAMPLE_RATE, EncoderConfig
 from .convolution import ConvFeatureExtractor
 from .gated import OpenLayerNorm, ScaledLinear
 from .transformer import TransformerEncoder
@@ -45,10 +45,12 @@ class Features(NamedTuple):
     Attributes:
         values: (batch, frames, width), the projected features before masking and the positional convolution, 0 in padding.
         padding_mask: (batch, frames) bool, True = padding; None if the waves were given without one.
+        gates: drawn for the waves; the layers have the same sample.
     """
 
     values: Tensor
     padding_mask: Optional[Tensor]
+    gates: GateValues
 
 
 class EncoderOutput(NamedTuple):
@@ -101,7 +103,7 @@ class SpeechEncoder(HubertModel):
             setattr(self, name, getattr(cfg, name))
         width = cfg.encoder_embed_dim
         self.embed = cfg.conv_layers[-1][0]
-        sample_rate = (task_cfg or SimpleNamespace(sample_rate=16_000)).sample_rate
+        sample_rate = (task_cfg or SimpleNamespace(sample_rate=DEFAULT_SAMPLE_RATE)).sample_rate
         self.feat2tar_ratio = cfg.label_rate * cfg.frame_stride / sample_rate
 
         self.feature_extractor = ConvFeatureExtractor(cfg)
@@ -111,7 +113,8 @@ class SpeechEncoder(HubertModel):
         self.mask_emb = nn.Parameter(torch.empty(width).uniform_())
         self.encoder = TransformerEncoder(cfg)
         self.layer_norm = OpenLayerNorm(self.embed)
-        self.gates: Optional[nn.Module] = None  # `fairseq_distill.pruning.gates.Gates` puts itself here
+        self.gates: Optional[nn.Module] = None
+        self._gates_of_pass: GateValues = NO_GATES  # only while fairseq's own forward runs
         self._build_masked_prediction(list(dictionaries))
 
     def _build_masked_prediction(self, dictionaries: List[Any]) -> None:
@@ -144,23 +147,24 @@ class SpeechEncoder(HubertModel):
         mask: bool = True,
         features_only: bool = False,
         output_layer: Optional[int] = None,
-        layers: Optional[Collection[int]] = None,
-        maps: Optional[Collection[int]] = None,
-        mask_indices: Optional[Tensor] = None,
     ):
-        """Masked prediction when there are targets (fairseq's HuBERT), otherwise `encode`.
+        """Masked prediction when there are targets (fairseq's HuBERT), otherwise `encode` with all layers.
 
         Args:
-            source: (batch, samples) waves at 16 kHz.
+            source: (batch, samples) waves.
             padding_mask: (batch, samples) bool, True = padding. (Stock HuBERT has the targets here; fairseq names both.)
             target_list: label tensors of masked prediction, each (batch, labels).
-            mask, features_only, output_layer: as in fairseq's HuBERT.
-            layers, maps, mask_indices: see `encode`.
+            mask: as in fairseq's HuBERT.
+            features_only: as in fairseq's HuBERT.
+            output_layer: as in fairseq's HuBERT.
         """
         if target_list is None and not features_only:
-            return self.encode(source, padding_mask, layers, maps, mask_indices)
-        self.set_gates()
-        result = super().forward(source, target_list, padding_mask, mask, features_only, output_layer)
+            return self.encode(source, padding_mask)
+        self._gates_of_pass = self.draw_gates()
+        try:
+            result = super().forward(source, target_list, padding_mask, mask, features_only, output_layer)
+        finally:
+            self._gates_of_pass = NO_GATES
         if self.encoder.time_reduction is not None:  # the inherited code knows only the features' frames
             result["features_padding_mask"] = result["padding_mask"]
             result["padding_mask"] = self.encoder.time_reduction.reduce_mask(result["padding_mask"])
@@ -206,19 +210,20 @@ class SpeechEncoder(HubertModel):
 
     def compute_features(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> Features:
         """The first half of `encode`, which several passes of `encode_features` can share; gates are drawn here."""
-        self.set_gates()
+        gates = self.draw_gates()
         if self.normalize_input:
             source = normalize_wave(source, padding_mask)
         lengths = (~padding_mask).sum(-1) if self.exact_padding and padding_mask is not None else None
-        values = self.layer_norm(self.forward_features(source, lengths).transpose(1, 2))
+        last = gates.get(self.feature_extractor.axes[-1])
+        values = self.layer_norm(self.forward_features(source, lengths, gates).transpose(1, 2), last)
         if padding_mask is not None:
             padding_mask = self.forward_padding_mask(values, padding_mask)
         if self.post_extract_proj is not None:
-            values = self.post_extract_proj(values)
+            values = self.post_extract_proj(values, last)
         values = self.dropout_input(values)
         if padding_mask is not None:
             values = values.masked_fill(padding_mask.unsqueeze(-1), 0)
-        return Features(values, padding_mask)
+        return Features(values, padding_mask, gates)
 
     def encode_features(
         self,
@@ -231,9 +236,9 @@ class SpeechEncoder(HubertModel):
         numbers = range(self.depth + 1)
         keep, shown = frozenset(numbers if layers is None else layers), frozenset(maps or ())
         self._check_numbers(keep, shown)
-        values, padding_mask = features
+        values, padding_mask, gates = features
         x = values if mask_indices is None else self.mask_frames(values, mask_indices)
-        hidden, found, padding_mask = self.encoder.run(x, padding_mask, keep, shown)
+        hidden, found, padding_mask = self.encoder.run(x, padding_mask, keep, shown, gates)
         x = self.encoder.finish(hidden[self.depth]) if self.depth in hidden else None
         maps_by_layer = tuple(found.get(n) for n in numbers) if shown else ()
         return EncoderOutput(x, tuple(hidden.get(n) for n in numbers), values, padding_mask, maps_by_layer)
@@ -254,21 +259,43 @@ class SpeechEncoder(HubertModel):
             )
         return torch.where(mask_indices.unsqueeze(-1), self.mask_emb.to(features.dtype), features)
 
-    def forward_features(self, source: Tensor, lengths: Optional[Tensor] = None) -> Tensor:
-        """fairseq's, (batch, samples) to (batch, channels, frames), with the waves' `lengths` (batch,) for exact padding."""
-        extract = self.feature_extractor
-        if lengths is not None:
-            extract = partial(extract, lengths=lengths)
-        if self.feature_grad_mult <= 0:
-            with torch.no_grad():
-                return extract(source)
-        features = extract(source)
-        return features if self.feature_grad_mult == 1.0 else GradMultiply.apply(features, self.feature_grad_mult)
+    def forward_features(
+        self, source: Tensor, lengths: Optional[Tensor] = None, gates: Optional[GateValues] = None
+    ) -> Tensor:
+        """fairseq's, (batch, samples) to (batch, channels, frames).
 
-    def set_gates(self) -> None:
-        """Give what reads gated units its gates for the forward pass that follows: a new sample in training."""
-        if self.gates is not None:
-            self.gates.scale_readers(self)
+        Args:
+            source: waves.
+            lengths: (batch,) samples of the waves, for exact padding, or None.
+            gates: of this pass; None = those of fairseq's own forward, which calls this without any.
+        """
+        gates = self._gates_of_pass if gates is None else gates
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.feature_grad_mult > 0):
+            features = self.feature_extractor(source, lengths, gates)
+        if self.feature_grad_mult in (0.0, 1.0) or not features.requires_grad:
+            return features
+        return GradMultiply.apply(features, self.feature_grad_mult)
+
+    def attach_gates(self, gates: nn.Module) -> None:
+        """Make `gates`, which has `draw()`, part of the encoder; every forward pass draws them once and hands them on."""
+        self.gates = gates
+        # fairseq's forward calls these without gates
+        for module in (self.layer_norm, self.post_extract_proj, self.encoder):
+            if module is not None:
+                module.register_forward_pre_hook(self._add_gates, with_kwargs=True)
+
+    def _add_gates(self, module: nn.Module, args: Tuple, kwargs: Dict[str, Any]) -> Optional[Tuple[Tuple, Dict]]:
+        """While fairseq's own forward runs, what a module is called with and the gates of the pass."""
+        if not self._gates_of_pass:
+            return None
+        last = self._gates_of_pass.get(self.feature_extractor.axes[-1])
+        if module is self.encoder:
+            return args, {**kwargs, "gates": self._gates_of_pass}
+        return (*args, last), kwargs
+
+    def draw_gates(self) -> GateValues:
+        """The gates of one forward pass: a new sample in training, empty without gates."""
+        return NO_GATES if self.gates is None else self.gates.draw()
 
     def forward_padding_mask(self, features: Tensor, padding_mask: Tensor) -> Tensor:
         """Sample mask (batch, samples) to frame mask (batch, frames), by the rule of the weights' family."""

@@ -1,11 +1,21 @@
-"""The size of an encoder: parameters, and multiply-accumulates per second of audio."""
+"""The size of an encoder, from its settings: parameters, and multiply-accumulates for some length of audio."""
 
-from typing import Dict, List, NamedTuple
+from typing import Dict, Iterable, List, NamedTuple, Tuple
 
-from .config import EncoderConfig
+from .anatomy import EXTRAS, Row, count_uses, list_front_rows, list_layer_rows
+from .config import DEFAULT_SAMPLE_RATE, EncoderConfig
 from .model import SpeechEncoder
 
-SAMPLE_RATE = 16_000
+_BODY = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "encoder.")
+SAMPLE_RATE = DEFAULT_SAMPLE_RATE
+SECONDS = 10.0  # length of the wave that multiply-accumulates are counted for where nothing else is said
+
+
+class Size(NamedTuple):
+    """Encoder parameters as papers count them, and multiply-accumulates per second of audio."""
+
+    parameters: int
+    macs_per_second: float
 
 
 class Part(NamedTuple):
@@ -14,86 +24,105 @@ class Part(NamedTuple):
     name: str
     shape: str
     parameters: int
-    macs: float
+    macs: int
 
 
-def measure_parts(encoder: SpeechEncoder, seconds: float = 10.0) -> List[Part]:
+def count_row_parameters(row: Row) -> int:
+    """Trained numbers of a row of the anatomy; 0 for what papers leave out of an encoder's size."""
+    return row.size if row.kind == "parameter" and row.part not in EXTRAS else 0
+
+
+def count_row_macs(row: Row, uses: Dict[str, int], repeats: int) -> int:
+    """Multiply-accumulates of a row for one wave.
+
+    Convolutions, linear layers and the two products of attention are counted; norms, activations and softmax are left out, as
+    is usual.
+
+    Args:
+        row: of the anatomy.
+        uses: what `count_uses` says of the wave.
+        repeats: places of `row.repeats`, 1 where it has none.
+    """
+    return uses[row.used_at] * repeats * row.size if row.used_at else 0
+
+
+def measure_parts(cfg: EncoderConfig, seconds: float = SECONDS) -> List[Part]:
     """Parameters and multiply-accumulates of every part, in the order of the computation.
 
-    Parameters are counted on the network itself. Multiply-accumulates are those of convolutions, linear layers and the
-    two products of attention, for one wave of `seconds`; norms, activations and softmax are left out, as is usual.
     The cost of attention grows with the square of the length, so the length must be stated with the figure.
+
+    Args:
+        cfg: the encoder's settings.
+        seconds: length of the one wave that multiply-accumulates are counted for.
     """
-    cfg = encoder.cfg
-    parts = []
-    samples = int(seconds * SAMPLE_RATE)
-    in_channels = 1
-    for index, (channels, kernel, stride) in enumerate(cfg.conv_layers):
-        samples = (samples - kernel) // stride + 1
-        macs = samples * in_channels * channels * kernel
-        layer = encoder.feature_extractor.conv_layers[index]
-        parts.append(
-            Part(f"conv {index}", f"{in_channels}->{channels}, kernel {kernel}, stride {stride}", _count(layer), macs)
-        )
-        in_channels = channels
-    frames, width = samples, cfg.encoder_embed_dim
-    projection = encoder.post_extract_proj
-    macs = frames * in_channels * width if projection is not None else 0
-    parts.append(Part("projection", f"{in_channels}->{width}", _count(encoder.layer_norm) + _count(projection), macs))
-    transformer = encoder.encoder
-    depth, kernel, groups = cfg.pos_conv_depth, cfg.pos_conv_kernel, cfg.conv_pos_groups
-    shape = (f"{depth} x " if depth > 1 else "") + f"kernel {kernel}, {groups} groups"
-    computed = frames + 1 - kernel % 2  # an even kernel computes one frame more than is kept
-    macs = computed * depth * width * (width // groups) * kernel
-    parts.append(Part("positions", shape, _count(transformer.pos_conv), macs))
-    if transformer.time_reduction is not None:
-        factor = cfg.time_reduction
-        frames //= factor
-        macs = frames * width * width * factor
-        parts.append(Part("time reduction", f"{factor} frames to 1", _count(transformer.time_reduction), macs))
-    bias = transformer.relative_attention_bias
-    if bias is not None:
-        parts.append(
-            Part("position bias", f"{bias.num_embeddings} buckets, {bias.embedding_dim} heads", _count(bias), 0)
-        )
-    parts.append(Part("final norm" if cfg.layer_norm_first else "first norm", "", _count(transformer.layer_norm), 0))
-    for number, (layer, heads, ffn) in enumerate(zip(transformer.layers, cfg.heads, cfg.ffn_dims), start=1):
-        inner, reuses = heads * cfg.attention_head_dim, number in cfg.reuse_attention
-        # keys, queries, values and output; scores and their use
-        linear, products = (2, 1) if reuses else (4, 2)
-        macs = frames * (linear * width * inner + 2 * width * ffn) + products * frames * frames * inner
-        if cfg.gru_rel_pos and heads and not reuses:
-            macs += frames * heads * 8 * (width // cfg.encoder_attention_heads)
-        shape = f"{heads} heads x {cfg.attention_head_dim}{' reused' if reuses else ''}, {ffn} units"
-        parts.append(Part(f"layer {number}", shape, _count(layer), macs))
-    return parts
+    return [Part(name, describe_part(cfg, name), *total) for name, total in _sum_parts(cfg, seconds).items()]
+
+
+def count_size(cfg: EncoderConfig, seconds: float = SECONDS) -> Size:
+    """The whole encoder's size; arguments as in `measure_parts`."""
+    parameters, macs = map(sum, zip(*_sum_parts(cfg, seconds).values()))
+    return Size(parameters, macs / seconds)
+
+
+def _sum_parts(cfg: EncoderConfig, seconds: float) -> Dict[str, List[int]]:
+    """[parameters, multiply-accumulates] of each part; layers of one shape are counted once."""
+    uses = count_uses(cfg, int(seconds * DEFAULT_SAMPLE_RATE))
+    totals: Dict[str, List[int]] = {}
+
+    def add(rows: Iterable[Row], heads: int = 1) -> None:
+        for row in rows:
+            total = totals.setdefault(row.part, [0, 0])
+            total[0] += count_row_parameters(row)
+            total[1] += count_row_macs(row, uses, heads if row.repeats else 1)
+
+    add(list_front_rows(cfg))
+    counted: Dict[Tuple[int, int, bool], str] = {}
+    for layer, (heads, neurons) in enumerate(zip(cfg.heads, cfg.ffn_dims)):
+        shape, part = (heads, neurons, layer + 1 in cfg.reuse_attention), f"layer {layer + 1}"
+        if shape in counted:
+            totals[part] = totals[counted[shape]]
+        else:
+            add(list_layer_rows(cfg, layer), heads)
+            counted[shape] = part
+    return totals
+
+
+def describe_part(cfg: EncoderConfig, name: str) -> str:
+    """What is in a part, for people."""
+    kind, _, number = name.partition(" ")
+    channels = [1] + [count for count, _, _ in cfg.conv_layers]
+    if kind == "conv":
+        index = int(number)
+        _, kernel, stride = cfg.conv_layers[index]
+        return f"{channels[index]}->{channels[index + 1]}, kernel {kernel}, stride {stride}"
+    if kind == "layer":
+        layer = int(number)
+        reused = " reused" if layer in cfg.reuse_attention else ""
+        heads, neurons = cfg.heads[layer - 1], cfg.ffn_dims[layer - 1]
+        return f"{heads} heads x {cfg.attention_head_dim}{reused}, {neurons} neurons"
+    depth = f"{cfg.pos_conv_depth} x " if cfg.pos_conv_depth > 1 else ""
+    return {
+        "projection": f"{channels[-1]}->{cfg.encoder_embed_dim}",
+        "positions": f"{depth}kernel {cfg.pos_conv_kernel}, {cfg.conv_pos_groups} groups",
+        "time reduction": f"{cfg.time_reduction} frames to 1",
+        "position bias": f"{cfg.num_buckets} buckets, {cfg.encoder_attention_heads} heads",
+    }.get(name, "")
 
 
 def count_parameters(encoder: SpeechEncoder) -> Dict[str, int]:
-    """Parameters by what papers count.
+    """Parameters of a network, counted on it, by what papers count.
 
     Returns:
         "encoder": convolutions, projection, positions, norms, layers (the figure of DistilHuBERT and DPHuBERT);
         "mask_emb": the embedding of masked frames; "heads": heads of distillation and of masked prediction. Gates are in
         none of them.
     """
-    total = _count(encoder) - _count(encoder.gates)
-    mask = encoder.mask_emb.numel()
-    body = sum(
-        _count(m) for m in (encoder.feature_extractor, encoder.layer_norm, encoder.post_extract_proj, encoder.encoder)
-    )
-    return {"encoder": body, "mask_emb": mask, "heads": total - body - mask}
-
-
-def macs_per_second(encoder: SpeechEncoder, seconds: float = 10.0) -> float:
-    """Multiply-accumulates per second of audio, in a wave of `seconds`."""
-    return sum(part.macs for part in measure_parts(encoder, seconds)) / seconds
+    counts = {name: p.numel() for name, p in encoder.named_parameters() if not name.startswith("gates.")}
+    body = sum(count for name, count in counts.items() if name.startswith(_BODY))
+    mask = counts["mask_emb"]
+    return {"encoder": body, "mask_emb": mask, "heads": sum(counts.values()) - body - mask}
 
 
 def frame_rate(cfg: EncoderConfig) -> float:
     """Frames of the hidden states per second of audio."""
-    return SAMPLE_RATE / cfg.frame_stride
-
-
-def _count(module) -> int:
-    return sum(p.numel() for p in module.parameters()) if module is not None else 0
+    return DEFAULT_SAMPLE_RATE / cfg.frame_stride

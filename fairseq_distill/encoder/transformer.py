@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .anatomy import NO_GATES, GateValues
 from .attention import AttentionInput, RelativePositionBias
 from .config import EncoderConfig
 from .convolution import TimeReduction, build_positional_conv
@@ -45,20 +46,27 @@ class TransformerEncoder(nn.Module):
         self.layer_norm = nn.LayerNorm(cfg.encoder_embed_dim)
         self.apply(_initialize)
 
-    def forward(self, x: Tensor, padding_mask: Optional[Tensor] = None, layer: Optional[int] = None):
+    def forward(
+        self,
+        x: Tensor,
+        padding_mask: Optional[Tensor] = None,
+        layer: Optional[int] = None,
+        gates: GateValues = NO_GATES,
+    ):
         """Fairseq's interface, which `HubertModel.forward` calls.
 
         Args:
             x: (batch, frames, width), the projected features.
             padding_mask: (batch, frames) bool, True = padding.
             layer: index of the last layer to run, from 0; None runs all and, in pre-norm models, the final LayerNorm.
+            gates: of this pass.
 
         Returns:
             (output (batch, frames, width), empty list): fewer frames where time is reduced. Stock fairseq's layer results
             are not collected here, see `run`.
         """
         last = len(self.layers) if layer is None else layer + 1
-        hidden = self.run(x, padding_mask, keep={last}, allow_layerdrop=True).hidden[last]
+        hidden = self.run(x, padding_mask, {last}, gates=gates, allow_layerdrop=True).hidden[last]
         return (self.finish(hidden) if layer is None else hidden), []
 
     def finish(self, x: Tensor) -> Tensor:
@@ -71,6 +79,7 @@ class TransformerEncoder(nn.Module):
         padding_mask: Optional[Tensor],
         keep: AbstractSet[int],
         maps: AbstractSet[int] = frozenset(),
+        gates: GateValues = NO_GATES,
         allow_layerdrop: bool = False,
     ) -> LayerOutputs:
         """Run up to the last layer in `keep` or `maps`, return the hidden states and attention maps asked for.
@@ -80,6 +89,7 @@ class TransformerEncoder(nn.Module):
             padding_mask: (batch, frames) bool, True = padding, or None.
             keep: layer numbers, 0 = what enters the first layer, l = output of layer l (before the final LayerNorm).
             maps: layer numbers from 1; a layer that reuses a map has that one.
+            gates: of this pass.
             allow_layerdrop: skip layers at random in training, and with a layer those that reuse its map; False where
                 layers are told apart.
         """
@@ -106,9 +116,9 @@ class TransformerEncoder(nn.Module):
             if not drop:
                 given = given._replace(earlier_map=attention_map, show_map=number in showing)
                 if self.checkpoint_activations and self.training:
-                    x, attention_map = checkpoint(layer.hold_gates(), x, given, use_reentrant=False)
+                    x, attention_map = checkpoint(layer, x, given, gates, use_reentrant=False)
                 else:
-                    x, attention_map = layer(x, given)
+                    x, attention_map = layer(x, given, gates)
             if number in keep:
                 outputs.hidden[number] = x
             if number in maps:

@@ -1,16 +1,16 @@
-"""How much each unit of an encoder counts: channels of convolutions, heads, feed-forward units, channels of the layers.
+"""How much each place of an axis counts: channels of convolutions, heads, FFN neurons, channels of the layers.
 
-A unit's importance is the size of what it sends to those that read it, by the weights they read it with:
+Its importance is the size of what it sends to those that read it, by the weights they read it with:
 
-    importance(unit)^2 = sum over readers and places p of the unit: size(p)^2 * |W_reader[:, p]|^2
+    importance^2 = sum over readers and elements p that they read of it: size(p)^2 * |W_reader[:, p]|^2
 
-with |.| the Euclidean norm. A feed-forward unit is read by fc2; a head, at the head_dim places of its context, by out_proj; a
+with |.| the Euclidean norm. An FFN neuron is read by fc2; a head, at the head_dim elements of its context, by out_proj; a
 channel of a convolution by the next one, of the last by the projection; a channel of the layers' width by the positional
 convolution and by q, k, v and fc1 of every layer taken over. The size comes from one of two:
 
 - activations: the root mean square of what the reader is given, over all frames of some speech.
 - weights: |[W[p], b[p]]| of the rows that write it, through an activation function as if it were not there: fc1 for a
-  feed-forward unit (so its importance is |fc1[j]| * |fc2[:, j]|, with fc1's bias), v_proj for a head. For a channel of the
+  neuron (so its importance is |fc1[j]| * |fc2[:, j]|, with fc1's bias), v_proj for a head. For a channel of the
   layers, all rows that add to it: projection, positional convolution, out_proj and fc2 of the layers taken over. Behind a
   norm over channels with weight g and bias b it is sqrt((g * s)^2 + b^2), s being the size before, with mean square 1 over
   the channels; behind a group norm, which scales each channel by itself, s = 1.
@@ -22,37 +22,35 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from ..encoder.anatomy import WIDTH, Axis
 from ..encoder.convolution import ChannelNorm, ConvBlock, WeightNormConv
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 
-Unit = Tuple[str, int]  # ("conv", convolution), ("heads", layer), ("ffn", layer), all from 0; WIDTH
-WIDTH: Unit = ("width", 0)
-
 
 class Reader(NamedTuple):
-    """What reads units.
+    """What reads an axis.
 
     Attributes:
-        unit: whose.
-        module: gets them as its first argument.
-        axis: of that argument on which they lie.
-        norms: (places,) norms of the weights that read each place.
-        sizes: (places,) sizes of what is read, by the weights.
+        axis: "conv", "heads", "ffn" (of the checkpoint's layers), or WIDTH.
+        module: gets it as its first argument.
+        dim: of that argument along which it lies.
+        norms: (elements,) norms of the weights that read each element.
+        sizes: (elements,) sizes of what is read, by the weights.
     """
 
-    unit: Unit
+    axis: Axis
     module: nn.Module
-    axis: int
+    dim: int
     norms: Tensor
     sizes: Tensor
 
 
 @torch.no_grad()
-def weigh_units(
+def measure_importance(
     encoder: SpeechEncoder, layers: Sequence[int], waves: Optional[Iterable[Tensor]] = None
-) -> Dict[Unit, Tensor]:
-    """Importance of every unit, (units,) in float64 on CPU.
+) -> Dict[Axis, Tensor]:
+    """Importance of every place of every axis, (places,) in float64 on CPU.
 
     Args:
         encoder: in evaluation mode.
@@ -64,36 +62,36 @@ def weigh_units(
     """
     readers = list_readers(encoder, layers)
     sizes = [reader.sizes for reader in readers] if waves is None else measure_sizes(encoder, readers, waves)
-    squares: Dict[Unit, Tensor] = {}
+    squares: Dict[Axis, Tensor] = {}
     for reader, size in zip(readers, sizes):
         square = (size.double() * reader.norms.double()).pow(2).cpu()
-        if reader.unit[0] == "heads":
+        if reader.axis.name == "heads":
             square = square.view(-1, encoder.cfg.attention_head_dim).sum(1)
-        squares[reader.unit] = squares.get(reader.unit, 0) + square
+        squares[reader.axis] = squares.get(reader.axis, 0) + square
     if encoder.post_extract_proj is None:  # they are the layers' channels
-        squares["conv", len(encoder.cfg.conv_layers) - 1] = squares[WIDTH]
+        squares[Axis("conv", len(encoder.cfg.conv_layers) - 1)] = squares[WIDTH]
     wrong = sorted({name for (name, _), square in squares.items() if not torch.isfinite(square).all()})
     if wrong:
         names = ", ".join(wrong)
         raise UserError(f"model.init: the importance of its {names} is not finite, as its weights or outputs are not")
-    return {unit: square.sqrt() for unit, square in squares.items()}
+    return {axis: square.sqrt() for axis, square in squares.items()}
 
 
 @torch.inference_mode()
 def measure_sizes(encoder: SpeechEncoder, readers: Sequence[Reader], waves: Iterable[Tensor]) -> List[Tensor]:
-    """Root mean square, over all frames of all waves, of what each reader is given: (places,) each."""
+    """Root mean square, over all frames of all waves, of what each reader is given: (elements,) each."""
     sums: List[Tensor] = [reader.norms.new_zeros(reader.norms.shape, dtype=torch.float64) for reader in readers]
     frames = [0] * len(readers)
 
-    def listen(index: int, axis: int):
+    def add_squares(index: int, dim: int):
         def add(module: nn.Module, args: Tuple) -> None:
-            x = args[0].detach().transpose(axis, -1).flatten(0, -2)
+            x = args[0].detach().transpose(dim, -1).flatten(0, -2)
             sums[index] += x.float().pow(2).sum(0).double()
             frames[index] += len(x)
 
         return add
 
-    hooks = [r.module.register_forward_pre_hook(listen(index, r.axis)) for index, r in enumerate(readers)]
+    hooks = [r.module.register_forward_pre_hook(add_squares(index, r.dim)) for index, r in enumerate(readers)]
     try:
         place = next(encoder.parameters())
         for wave in waves:
@@ -105,17 +103,17 @@ def measure_sizes(encoder: SpeechEncoder, readers: Sequence[Reader], waves: Iter
 
 
 def list_readers(encoder: SpeechEncoder, layers: Sequence[int]) -> List[Reader]:
-    """Every reader of units, with the sizes that the weights tell; for `layers` see `weigh_units`."""
+    """Every reader of an axis, with the sizes that the weights tell; for `layers` see `measure_importance`."""
     blocks, transformer = list(encoder.feature_extractor.conv_layers), encoder.encoder
     sizes = [_size_of_channels(block) for block in blocks]
     readers = [
-        Reader(("conv", index), block, 1, block.conv.weight.norm(dim=(0, 2)), sizes[index])
+        Reader(Axis("conv", index), block, 1, block.conv.weight.norm(dim=(0, 2)), sizes[index])
         for index, block in enumerate(blocks[1:])
     ]
     entering = _size_behind(sizes[-1], encoder.layer_norm)
     projection = encoder.post_extract_proj
     if projection is not None:
-        readers.append(Reader(("conv", len(blocks) - 1), projection, -1, projection.weight.norm(dim=0), entering))
+        readers.append(Reader(Axis("conv", len(blocks) - 1), projection, -1, projection.weight.norm(dim=0), entering))
         entering = _square_rows(projection).sqrt()
     first, last, bias = _find_positional_weights(transformer.pos_conv)
     grouped = first.view(encoder.cfg.conv_pos_groups, -1, *first.shape[1:])  # (groups, out, in, kernel)
@@ -151,15 +149,15 @@ def list_readers(encoder: SpeechEncoder, layers: Sequence[int]) -> List[Reader]:
         if hasattr(layer.self_attn, "v_proj"):
             out, value = layer.self_attn.out_proj, layer.self_attn.v_proj
             written = _square_rows(value).sqrt()
-            readers.append(Reader(("heads", number - 1), out, -1, out.weight.norm(dim=0), written))
+            readers.append(Reader(Axis("heads", number - 1), out, -1, out.weight.norm(dim=0), written))
         if layer.fc1 is not None:
             written = _square_rows(layer.fc1).sqrt()
-            readers.append(Reader(("ffn", number - 1), layer.fc2, -1, layer.fc2.weight.norm(dim=0), written))
+            readers.append(Reader(Axis("ffn", number - 1), layer.fc2, -1, layer.fc2.weight.norm(dim=0), written))
     return readers
 
 
 def _square_rows(module: nn.Module) -> Tensor:
-    """(outputs,) squared norms of the weights, with the bias, that write each output; a part without units has a bias only."""
+    """(outputs,) squared norms of the weights, with the bias, that write each output; what is left of an empty part has a bias only."""
     rows = module.weight.flatten(1).pow(2).sum(1) if hasattr(module, "weight") else 0
     return rows if module.bias is None else rows + module.bias.pow(2)
 

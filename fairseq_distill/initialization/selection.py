@@ -1,4 +1,4 @@
-"""Which units of a checkpoint a narrower student keeps: of every kind the most important ones, as many as it has."""
+"""What a narrower student keeps of a checkpoint: along every axis the most important places, as many as it has."""
 
 from dataclasses import dataclass
 from typing import Dict, List, Mapping, Optional, Sequence
@@ -6,44 +6,39 @@ from typing import Dict, List, Mapping, Optional, Sequence
 import torch
 from torch import Tensor
 
+from ..encoder.anatomy import BIAS_HEADS, WIDTH, Axis, find_conv_axis
 from ..encoder.config import EncoderConfig
 from ..errors import UserError
-from .importance import WIDTH, Unit
 
 WIDTH_CHOICES = ("none", "weights", "activations")
 
 
 @dataclass
-class UnitChoice:
-    """Indices of the checkpoint's units that the student's units start as, ascending.
+class Selection:
+    """What of a checkpoint a student starts as.
 
     Attributes:
-        conv: of each convolution; None if the stacks have different structures, or one is to have more channels.
-        width: of the channels of the layers.
-        heads, ffn: of each student layer; None where the checkpoint's layer has fewer.
-        bias_heads: of WavLM's shared position bias; None without it, or where the checkpoint's has fewer.
+        keep: for each axis of the student the places, ascending, of the checkpoint's axis that it starts as. Axes that start
+            from scratch are not there: of all convolutions, if the stacks have different structures or one is to have more
+            channels; of heads and neurons where the checkpoint's layer has fewer.
         head_numbers: the student's `layer_head_numbers`.
     """
 
-    conv: Optional[List[Tensor]]
-    width: Tensor
-    heads: List[Optional[Tensor]]
-    ffn: List[Optional[Tensor]]
-    bias_heads: Optional[Tensor] = None
+    keep: Dict[Axis, Tensor]
     head_numbers: str = ""
 
 
-def choose_units(
-    student: EncoderConfig, source: EncoderConfig, layers: Sequence[int], importance: Mapping[Unit, Tensor]
-) -> UnitChoice:
-    """Choose units of `source` for `student`, whose layer i starts as layer `layers[i]`, numbered from 1.
+def choose_kept(
+    student: EncoderConfig, source: EncoderConfig, layers: Sequence[int], importance: Mapping[Axis, Tensor]
+) -> Selection:
+    """Choose what to keep of `source` for `student`, whose layer i starts as layer `layers[i]`, numbered from 1.
 
     The channels of the layers are chosen once for the whole network, for they are one stream. The positional convolution
     ties them together in groups: with as many groups as the checkpoint, the student keeps equally many channels of each
     group, and the convolution can be sliced; with another number they are chosen freely, and it starts from scratch. Heads
-    and feed-forward units are chosen layer by layer. A student layer that reuses the attention map of the one before it
-    keeps the same heads. Where WavLM's shared position bias has fewer heads in the student, these are chosen once, and every
-    layer keeps heads among them. Of units of equal importance the first is kept.
+    and neurons are chosen layer by layer. A student layer that reuses the attention map of the one before it keeps the same
+    heads. Where WavLM's shared position bias has fewer heads in the student, these are chosen once, and every layer keeps heads
+    among them. Of equal importance the first is kept.
 
     Raises:
         UserError: layers of another kind (pre- or post-norm), more width or another width of a head than the checkpoint's:
@@ -51,13 +46,11 @@ def choose_units(
     """
     check_shapes(student, source)
     groups = student.conv_pos_groups if student.conv_pos_groups == source.conv_pos_groups else 1
-    width = _keep_in_groups(importance[WIDTH], student.encoder_embed_dim, groups)
-    ffn = [
-        keep_most_important(importance.get(("ffn", number - 1)), student.ffn_dims[place])
-        for place, number in enumerate(layers)
-    ]
-    chosen = UnitChoice(_choose_channels(student, source, width, importance), width, [], ffn)
-    _choose_heads(chosen, student, source, layers, importance)
+    chosen = Selection({WIDTH: _keep_in_groups(importance[WIDTH], student.encoder_embed_dim, groups)})
+    chosen.keep.update(_select_channels(student, source, importance))
+    for place, number in enumerate(layers):
+        _add(chosen, Axis("ffn", place), importance.get(Axis("ffn", number - 1)), student.ffn_dims[place])
+    _select_heads(chosen, student, source, layers, importance)
     return chosen
 
 
@@ -88,13 +81,19 @@ def check_shapes(student: EncoderConfig, source: EncoderConfig) -> None:
 
 
 def keep_most_important(importance: Optional[Tensor], count: int) -> Optional[Tensor]:
-    """Indices (count,) of the largest of `importance` (units,), ascending; None if there are fewer. No units = None."""
-    units = 0 if importance is None else len(importance)
-    if count > units:
+    """Indices (count,) of the largest of `importance` (places,), ascending; None if there are fewer. No places = None."""
+    places = 0 if importance is None else len(importance)
+    if count > places:
         return None
-    if count == units:
-        return torch.arange(units)
+    if count == places:
+        return torch.arange(places)
     return torch.sort(importance, descending=True, stable=True).indices[:count].sort().values
+
+
+def _add(chosen: Selection, axis: Axis, importance: Optional[Tensor], count: int) -> None:
+    kept = keep_most_important(importance, count)
+    if kept is not None:
+        chosen.keep[axis] = kept
 
 
 def _keep_in_groups(importance: Tensor, count: int, groups: int) -> Tensor:
@@ -103,29 +102,31 @@ def _keep_in_groups(importance: Tensor, count: int, groups: int) -> Tensor:
     return torch.cat(kept)
 
 
-def _choose_channels(
-    student: EncoderConfig, source: EncoderConfig, width: Tensor, importance: Mapping[Unit, Tensor]
-) -> Optional[List[Tensor]]:
+def _select_channels(
+    student: EncoderConfig, source: EncoderConfig, importance: Mapping[Axis, Tensor]
+) -> Dict[Axis, Tensor]:
     def structure(cfg: EncoderConfig):
         return str(cfg.extractor_mode), cfg.conv_bias, [kernel for _, kernel, _ in cfg.conv_layers]
 
     if structure(student) != structure(source):
-        return None
-    kept = [keep_most_important(importance["conv", i], c) for i, (c, _, _) in enumerate(student.conv_layers)]
-    if not student.has_projection:  # the last convolution's channels are the layers'
-        kept[-1] = width
-    return None if any(k is None for k in kept) else kept
+        return {}
+    kept = {}
+    for index, (channels, _, _) in enumerate(student.conv_layers):
+        axis = find_conv_axis(student, index)
+        if axis != WIDTH:  # the layers' channels are chosen already
+            kept[axis] = keep_most_important(importance[Axis("conv", index)], channels)
+    return {} if any(k is None for k in kept.values()) else kept
 
 
-def _choose_heads(
-    chosen: UnitChoice,
+def _select_heads(
+    chosen: Selection,
     student: EncoderConfig,
     source: EncoderConfig,
     layers: Sequence[int],
-    importance: Mapping[Unit, Tensor],
+    importance: Mapping[Axis, Tensor],
 ) -> None:
-    """Fill in heads, bias_heads and head_numbers."""
-    values = [importance.get(("heads", number - 1), torch.zeros(0)) for number in layers]
+    """Add heads, those of the shared position bias, and their numbers."""
+    values = [importance.get(Axis("heads", number - 1), torch.zeros(0)) for number in layers]
     # which head of the shared bias each head has
     numbers = [source.head_numbers[n - 1] or list(range(source.heads[n - 1])) for n in layers]
     candidates = [list(range(len(v))) for v in values]
@@ -134,8 +135,8 @@ def _choose_heads(
         total = torch.zeros(source.encoder_attention_heads, dtype=torch.float64)
         for value, theirs in zip(values, numbers):
             total.index_add_(0, torch.tensor(theirs, dtype=torch.long), value.double().pow(2))
-        chosen.bias_heads = keep_most_important(total, student.encoder_attention_heads)
-        left = set(chosen.bias_heads.tolist())
+        _add(chosen, BIAS_HEADS, total, student.encoder_attention_heads)
+        left = set(chosen.keep[BIAS_HEADS].tolist())
         candidates = [[h for h, number in enumerate(theirs) if number in left] for theirs in numbers]
     for chain in _find_chains(student, len(layers)):
         same = all(candidates[place] == candidates[chain[0]] for place in chain)
@@ -143,8 +144,9 @@ def _choose_heads(
         for place in chain:
             value = (total if same else values[place])[candidates[place]]
             kept = keep_most_important(value, student.heads[place])
-            chosen.heads.append(None if kept is None else torch.tensor(candidates[place], dtype=torch.long)[kept])
-    if chosen.bias_heads is not None:
+            if kept is not None:
+                chosen.keep[Axis("heads", place)] = torch.tensor(candidates[place], dtype=torch.long)[kept]
+    if BIAS_HEADS in chosen.keep:
         chosen.head_numbers = _number_heads(chosen, student, numbers)
 
 
@@ -159,12 +161,12 @@ def _find_chains(student: EncoderConfig, count: int) -> List[List[int]]:
     return chains
 
 
-def _number_heads(chosen: UnitChoice, student: EncoderConfig, numbers: Sequence[Sequence[int]]) -> str:
+def _number_heads(chosen: Selection, student: EncoderConfig, numbers: Sequence[Sequence[int]]) -> str:
     """`layer_head_numbers`: each kept head's place in the student's position bias; empty if that is the default."""
-    places: Dict[int, int] = {head: place for place, head in enumerate(chosen.bias_heads.tolist())}
+    places: Dict[int, int] = {head: place for place, head in enumerate(chosen.keep[BIAS_HEADS].tolist())}
     found = []
     for layer, count in enumerate(student.heads):
-        kept = chosen.heads[layer] if layer < len(chosen.heads) else None
+        kept = chosen.keep.get(Axis("heads", layer))
         found.append(list(range(count)) if kept is None else [places[numbers[layer][h]] for h in kept.tolist()])
     default = [list(range(count)) for count in student.heads]
     return "" if found == default else str(found).replace(" ", "")

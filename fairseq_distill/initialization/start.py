@@ -5,17 +5,20 @@ import os
 from typing import Any, Dict, List, Optional, Sequence
 
 import torch
+from torch import Tensor
 
 from ..checkpoints.reading import EncoderCheckpoint, load_encoder, read_checkpoint
+from ..encoder.anatomy import BIAS_HEADS
 from ..encoder.config import FRONT_FIELDS, EncoderConfig
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 from ..run.paths import find_file, make_absolute
 from ..run.settings import find_run
-from .importance import weigh_units
+from .importance import measure_importance
 from .layer_choice import check_layers, choose_layers
 from .narrowing import Narrowing, describe_choice
-from .selection import UnitChoice, check_shapes, choose_units
+from .parts import copy_parts, find_origin, name_part
+from .selection import Selection, check_shapes, choose_kept
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +48,11 @@ STANDALONE = {
     "init_clusters": "",
     "init_width": "none",
 }
-_SEED = 0  # of the utterances for activations, not the run's: runs that differ in their seed start with the same units
+_SEED = 0  # of the utterances for activations, not the run's: runs that differ in their seed start alike
 
 
 class Start:
-    """The checkpoint that a student starts from, in three steps: what of its shape, which of its units, its weights.
+    """The checkpoint that a student starts from, in three steps: what of its shape, what of each axis, its weights.
 
     Args:
         cfg: a student's settings with `init`, as the user gave them.
@@ -77,10 +80,10 @@ class Start:
         if like == "front" and cfg.project_features:  # as wide as its convolutions, where the checkpoint is not
             self.shape["project_features"] = True
         self.width, self.seconds = str(cfg.init_width), cfg.init_seconds
-        self.units: Optional[UnitChoice] = None
+        self.chosen: Optional[Selection] = None
 
-    def choose_units(self, cfg: Any, task_cfg: Any) -> Dict[str, Any]:
-        """With `init_width`, choose the units that the student keeps.
+    def select(self, cfg: Any, task_cfg: Any) -> Dict[str, Any]:
+        """With `init_width`, choose the channels, heads and neurons that the student keeps.
 
         Args:
             cfg: the student's settings, with what `shape` says.
@@ -96,19 +99,19 @@ class Start:
         encoder, waves = load_encoder(self.checkpoint.path), None
         if self.width == "activations":
             waves = self._read_speech(encoder, cfg, task_cfg)
-        importance = weigh_units(encoder, self.layers, waves)
-        self.units = choose_units(student, source, self.layers, importance)
-        chosen = describe_choice(student, source, self.layers, self.units)
-        logger.info(f"units of {self.checkpoint.describe()} with the largest importance by {self.width}: {chosen}")
-        return {"layer_head_numbers": self.units.head_numbers} if self.units.bias_heads is not None else {}
+        importance = measure_importance(encoder, self.layers, waves)
+        self.chosen = choose_kept(student, source, self.layers, importance)
+        kept = describe_choice(student, source, self.layers, self.chosen)
+        logger.info(f"kept of {self.checkpoint.describe()}, with the largest importance by {self.width}: {kept}")
+        return {"layer_head_numbers": self.chosen.head_numbers} if BIAS_HEADS in self.chosen.keep else {}
 
     def copy_into(self, student: SpeechEncoder) -> None:
         """Give the student its weights."""
-        if self.units is None:
+        if self.chosen is None:
             copy_weights(student, self.checkpoint, self.layers if self.asked else [])
         else:
             source = self.checkpoint
-            Narrowing(source.weights, source.config, student.cfg, self.layers, self.units).copy_into(student)
+            Narrowing(source.weights, source.config, student.cfg, self.layers, self.chosen).copy_into(student)
 
     def _read_speech(self, encoder: SpeechEncoder, cfg: Any, task_cfg: Any):
         # imported where needed: reading audio for evaluation takes scikit-learn along
@@ -157,7 +160,6 @@ def shape_like(config: EncoderConfig, like: str, depth: int, layers: Sequence[in
     return values
 
 
-@torch.no_grad()
 def copy_weights(student: SpeechEncoder, checkpoint: EncoderCheckpoint, layers: Sequence[int]) -> List[str]:
     """Copy into `student` every part of the checkpoint that fits whole: each convolution stack, norm, layer or head.
 
@@ -173,46 +175,27 @@ def copy_weights(student: SpeechEncoder, checkpoint: EncoderCheckpoint, layers: 
     """
     depth, asked = student.cfg.encoder_layers, list(layers)
     origin = asked or list(range(1, min(depth, checkpoint.config.encoder_layers) + 1))
-    theirs = checkpoint.weights
-    parts: Dict[str, Dict[str, str]] = {}  # part of the student -> {its key: their key}
-    for key in student.state_dict():
-        part, source = _part_and_source(key, origin)
-        if source is not None:
-            parts.setdefault(part, {})[key] = source
     same_kind = student.cfg.layer_norm_first == checkpoint.config.layer_norm_first
     same_front = student.cfg.extractor_mode == checkpoint.config.extractor_mode
-    own = student.state_dict(keep_vars=True)
-    copied = []
-    for part, keys in parts.items():
-        fits = all(source in theirs and theirs[source].shape == own[key].shape for key, source in keys.items())
-        kind_differs = (part.startswith("layer ") and not same_kind) or (part == "feature_extractor" and not same_front)
-        if not fits or kind_differs:
-            if asked and part.startswith("layer "):
-                raise UserError(
-                    f"layers {asked} of model.init: the student's {part} does not fit, its shape is another; "
-                    "model.init_width cuts layers for a narrower student"
-                )
-            continue
-        for key, source in keys.items():
-            own[key].copy_(theirs[source])
-        copied.append(part)
-    if not copied:
-        raise UserError(f"model.init={checkpoint.path}: no part of it has the shape of this student")
-    skipped = sorted(set(parts) - set(copied))
-    logger.info(f"student starts from {checkpoint.describe()}: {_shorten(copied)}; from scratch: {_shorten(skipped)}")
-    return copied
 
+    def find(key: str) -> Optional[Tensor]:
+        other_layer = key.startswith("encoder.layers.") and not same_kind
+        other_front = key.startswith("feature_extractor.") and not same_front
+        source = None if other_layer or other_front else find_origin(key, origin)
+        return None if source is None else checkpoint.weights.get(source)
 
-def _part_and_source(key: str, origin: Sequence[int]):
-    """(part that a student's key belongs to, their key that it would start from or None)."""
-    pieces = key.split(".")
-    if pieces[:2] == ["encoder", "layers"]:
-        number = int(pieces[2]) + 1
-        source = (
-            ".".join(["encoder", "layers", str(origin[number - 1] - 1), *pieces[3:]]) if number <= len(origin) else None
+    copied = copy_parts(student, name_part, find)
+    refused = [part for part in copied.scratch if part.startswith("layer ")] if asked else []
+    if refused:
+        raise UserError(
+            f"layers {asked} of model.init: the student's {refused[0]} does not fit, its shape is another; "
+            "model.init_width cuts layers for a narrower student"
         )
-        return f"layer {number}", source
-    return (".".join(pieces[:2]) if pieces[0] == "encoder" else pieces[0]), key
+    if not copied.taken:
+        raise UserError(f"model.init={checkpoint.path}: no part of it has the shape of this student")
+    taken, scratch = (_shorten(list(parts)) for parts in copied)
+    logger.info(f"student starts from {checkpoint.describe()}: {taken}; from scratch: {scratch}")
+    return list(copied.taken)
 
 
 def _shorten(parts: Sequence[str]) -> str:

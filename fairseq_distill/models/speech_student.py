@@ -21,7 +21,7 @@ from ..initialization.layer_choice import LAYER_CHOICES
 from ..initialization.selection import WIDTH_CHOICES
 from ..initialization.start import LIKE_INIT, STANDALONE, Start
 from ..pruning.gates import add_gates
-from ..pruning.size import METRICS
+from ..pruning.expected_size import METRICS
 from ..pruning.size_loss import SizeLoss
 from ..run.settings import update_run_settings
 
@@ -178,7 +178,7 @@ class SpeechStudent(SpeechEncoder):
             settings = {**start.shape, **settings, **STANDALONE}
         update_run_settings(cfg, "model", settings)
         if start is not None:
-            update_run_settings(cfg, "model", start.choose_units(cfg, task.cfg))
+            update_run_settings(cfg, "model", start.select(cfg, task.cfg))
         # tasks without frame labels have no dictionaries in their state
         model = cls(cfg, task.cfg, getattr(task.state, "dictionaries", ()))
         if start is not None:

@@ -77,7 +77,7 @@ def attach(encoder: SpeechEncoder, adapters: Sequence[nn.Module]) -> Iterator[No
 
 
 def _add(feed_forward: Any, adapter: nn.Module) -> Any:
-    return lambda x: feed_forward(x) + adapter(x)
+    return lambda x, gates=None: feed_forward(x, gates) + adapter(x)
 
 
 def measure_distances(

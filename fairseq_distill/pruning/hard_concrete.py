@@ -23,7 +23,7 @@ def sample_gates(log_alpha: Tensor, uniform: Tensor) -> Tensor:
 
 
 def open_probability(log_alpha: Tensor) -> Tensor:
-    """Probability that a sampled gate is more than 0; their sum is the expected number of units left."""
+    """Probability that a sampled gate is more than 0; their sum is the expected number of open gates."""
     return torch.sigmoid(log_alpha + OPEN_BIAS)
 
 
@@ -33,7 +33,7 @@ def closed_log_probability(log_alpha: Tensor) -> Tensor:
 
 
 def evaluation_gates(log_alpha: Tensor) -> Tensor:
-    """Deterministic gates of one layer (units,): as many zeros as expected, where log_alpha is least, the rest soft."""
+    """Deterministic gates of one layer (places,): as many zeros as expected, where log_alpha is least, the rest soft."""
     soft = torch.sigmoid(EVALUATION_SLOPE * log_alpha / TEMPERATURE)
     # in float64: the same count on every device, whose sums run in another order
     zeros = (log_alpha.numel() - open_probability(log_alpha).sum(dtype=torch.float64)).round()
@@ -53,10 +53,10 @@ class Float32Module(nn.Module):
 
 
 class HardConcrete(Float32Module):
-    """Gates of one kind of unit in all layers, in one parameter: sampled in training, deterministic in evaluation.
+    """Gates on one kind of axis in all layers, in one parameter: sampled in training, deterministic in evaluation.
 
     Args:
-        sizes: number of units in each layer, 0 = none.
+        sizes: number of gates in each layer, 0 = none.
         drop: the probability that DPHuBERT's initialisation is named after: log_alpha starts at logit(1 - drop), with
             normal noise of 0.01.
     """
@@ -69,7 +69,7 @@ class HardConcrete(Float32Module):
         self.log_alpha.param_group = "gates"
 
     def forward(self) -> Sequence[Tensor]:
-        """The gates of each layer, (units,): a new sample in training, the same every time in evaluation."""
+        """The gates of each layer, (places,): a new sample in training, the same every time in evaluation."""
         if self.training:
             uniform = torch.empty_like(self.log_alpha).uniform_(EPSILON, 1 - EPSILON)
             return sample_gates(self.log_alpha, uniform).split(self.sizes)

@@ -1,25 +1,24 @@
-"""A picture of what pruning left: channels of each convolution, heads and feed-forward units of each layer."""
+"""A picture of what pruning left: channels of each convolution, heads and feed-forward neurons of each layer."""
 
 from pathlib import Path
 
-from ..encoder.config import EncoderConfig
+from ..encoder.config import PRUNABLE, EncoderConfig, count_places
 from ..output.figures import make_figure, save_figure
 
 
-def draw_units(before: EncoderConfig, after: EncoderConfig, path: Path) -> None:
+def draw_shapes(before: EncoderConfig, after: EncoderConfig, path: Path) -> None:
     """Draw bars of what is left over outlines of what there was, into `path`, in the format that its ending names.
 
     Raises:
         UserError: matplotlib is missing, or the file cannot be written.
     """
+    names = [name for name, kind in PRUNABLE.items() if not kind.whole]
+    sizes = [count_places(cfg) for cfg in (before, after)]
     figure = make_figure(11, 3.6)
-    convolutions = [[channels for channels, _, _ in cfg.conv_layers] for cfg in (before, after)]
-    panels = [
-        ("conv channels", "convolution", 0, convolutions),
-        ("attention heads", "layer", 1, [before.heads, after.heads]),
-        ("feed-forward units", "layer", 1, [before.ffn_dims, after.ffn_dims]),
-    ]
-    for axes, (title, label, first, (was, left)) in zip(figure.subplots(1, 3), panels):
+    for axes, name in zip(figure.subplots(1, len(names)), names):
+        was, left = (counts[name] for counts in sizes)
+        label, first = ("convolution", 0) if name == "conv" else ("layer", 1)
+        title = PRUNABLE[name].what
         places = range(first, first + len(was))
         small = len(was) > 12
         bars = [

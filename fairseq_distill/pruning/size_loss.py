@@ -7,10 +7,11 @@ import torch
 from fairseq.modules import GradMultiply
 from torch import Tensor, nn
 
+from ..encoder.anatomy import Axis
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
+from .expected_size import ExpectedSize
 from .hard_concrete import Float32Module
-from .size import ExpectedSize
 
 
 class SizeLoss(Float32Module):
@@ -32,7 +33,7 @@ class SizeLoss(Float32Module):
         super().__init__()
         self.lambda1, self.lambda2 = nn.Parameter(torch.zeros(())), nn.Parameter(torch.tensor(float(lambda2)))
         self.lambda1.param_group = self.lambda2.param_group = "multipliers"
-        self.size = ExpectedSize(encoder, metric)
+        self.size = ExpectedSize(encoder.cfg, metric)
         self.final_target, self.warmup = target, warmup
         self.num_updates = 0
         if not 0 <= target <= 1:
@@ -69,7 +70,7 @@ class SizeLoss(Float32Module):
 
     @torch.no_grad()
     def describe(self, gates: nn.Module) -> Dict[str, Tensor]:
-        """What to log: sparsity, target, multipliers, and expected numbers of units left per layer, as scalars."""
+        """What to log: sparsity, target, multipliers, and expected numbers of channels, heads and neurons left, as scalars."""
         expected = gates.expect()
         values = {
             "sparsity": 1.0 - self.size(expected),
@@ -77,7 +78,7 @@ class SizeLoss(Float32Module):
             "lambda1": self.lambda1.detach(),
             "lambda2": self.lambda2.detach(),
         }
-        for name in ("conv", "heads", "ffn"):
-            for index, left in enumerate(getattr(expected, name).unbind()):
-                values[f"{name}_{index if name == 'conv' else index + 1}"] = left
+        for name, counts in expected.counts.items():
+            for index, left in enumerate(counts.unbind()):
+                values[Axis(name, index).label] = left
         return values

@@ -3,8 +3,8 @@
 import re
 from typing import NamedTuple, Optional, Tuple
 
+from ..encoder.size import Size
 from ..errors import UserError
-from .count import Size
 
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _AMOUNT = re.compile(r"(\d+\.?\d*|\.\d+)\s*([kMG%]?)")

@@ -4,12 +4,12 @@ import dataclasses
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..encoder.config import FRONT_FIELDS, EncoderConfig
+from ..encoder.size import Size, count_size
 from ..errors import UserError
 from .budget import Budget
-from .count import Size, count_size
 from .stacks import list_stacks
 
-RATIOS = (4, 2, 1)  # FFN units to width: 4 as in BERT, HuBERT and wav2vec 2.0, 1 as in FitHuBERT, and between
+RATIOS = (4, 2, 1)  # FFN neurons to width: 4 as in BERT, HuBERT and wav2vec 2.0, 1 as in FitHuBERT, and between
 HEAD_DIMS = (64, 56, 48, 40, 32)
 WIDEST = 4096
 # with the convolution stack, what makes an encoder one of its teacher's kind whatever its size

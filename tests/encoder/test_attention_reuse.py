@@ -12,11 +12,11 @@ from fairseq_distill.encoder import attention, transformer
 from fairseq_distill.encoder.attention import AttentionInput
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
-from fairseq_distill.encoder.size import count_parameters, macs_per_second
+from fairseq_distill.encoder.size import count_parameters, count_size
 from fairseq_distill.errors import UserError
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
+from fairseq_distill.pruning.expected_size import ExpectedSize
 from fairseq_distill.pruning.gates import Gates, add_gates
-from fairseq_distill.pruning.size import ExpectedSize
 from fairseq_distill.pruning.surgery import prune_encoder
 
 from ..builders import KINDS, SMALL, TINY, build_encoder, build_gated, make_waves, randomize, spread_gates
@@ -78,7 +78,7 @@ def test_a_map_is_only_made_where_another_layer_of_the_run_needs_it(monkeypatch)
     encoder = build_encoder(encoder_layers=6, reuse_attention=[3, 6])
     for layers, count in (([1, 2], 0), ([3], 1), ([5], 1), ([6], 2)):
         made.clear()
-        encoder(make_waves(samples=1500)[0], layers=layers)
+        encoder.encode(make_waves(samples=1500)[0], layers=layers)
         assert len(made) == count
 
 
@@ -152,8 +152,11 @@ def test_pruning_convolutions_and_units_is_exact(kind):
             log_alpha.copy_(torch.where(torch.arange(len(log_alpha)) % 3 == 1, -40.0, 40.0))
         expected = gated.gates.expect()
     small = cut(gated)
-    for metric, size in (("params", count_parameters(small)["encoder"]), ("macs", macs_per_second(small) * 10)):
-        whole = ExpectedSize(gated, metric)
+    for metric, size in (
+        ("params", count_parameters(small)["encoder"]),
+        ("macs", count_size(small.cfg).macs_per_second * 10),
+    ):
+        whole = ExpectedSize(gated.cfg, metric)
         assert float(whole(expected)) * whole.total == pytest.approx(size, rel=1e-6)
         assert size < whole.total
 
@@ -163,14 +166,15 @@ def test_expected_size_knows_what_a_head_without_queries_costs(kind):
     settings = {**TINY, **KINDS[kind], "encoder_layers": 3, "reuse_attention": [2], "time_reduction": 2}
     whole = SpeechEncoder(EncoderConfig.from_settings(settings))
     fewer = SpeechEncoder(EncoderConfig.from_settings({**settings, "layer_heads": [2, 2, 1]}))
-    units = (
-        Gates(replace(whole.cfg, prune=["ffn"]))
-        .expect()
-        ._replace(ffn=torch.tensor([5.0] * 3), any_unit=torch.ones(3), heads=torch.tensor([2.0, 2.0, 1.0]))
-    )
-    for metric, size in (("params", count_parameters(fewer)["encoder"]), ("macs", macs_per_second(fewer) * 10)):
-        expected = ExpectedSize(whole, metric)
-        assert float(expected(units)) * expected.total == pytest.approx(size, rel=1e-6)
+    expected = Gates(replace(whole.cfg, prune=["ffn"])).expect()
+    expected.counts.update(ffn=torch.tensor([5.0] * 3), heads=torch.tensor([2.0, 2.0, 1.0]))
+    expected.any.update(ffn=torch.ones(3))
+    for metric, size in (
+        ("params", count_parameters(fewer)["encoder"]),
+        ("macs", count_size(fewer.cfg).macs_per_second * 10),
+    ):
+        size_of = ExpectedSize(whole.cfg, metric)
+        assert float(size_of(expected)) * size_of.total == pytest.approx(size, rel=1e-6)
 
 
 def cut(gated) -> SpeechEncoder:
@@ -200,11 +204,11 @@ def test_checkpoints_of_both_settings_open_here_and_in_fairseq(tmp_path):
     (theirs,), _, _ = checkpoint_utils.load_model_ensemble_and_task([path])
     with torch.no_grad():
         expected, *others = (
-            e.eval()(waves, padding_mask=mask, maps=[3]) for e in (student, load_encoder(path), theirs)
+            e.eval().encode(waves, padding_mask=mask, maps=[3]) for e in (student, load_encoder(path), theirs)
         )
     for found in others:
         assert torch.equal(found.x, expected.x) and torch.equal(found.maps[3], expected.maps[3])
     about = describe(path, seconds=1.0)
     assert about["frames_per_second"] == 400
     shapes = [part["shape"] for part in about["parts"]]
-    assert "2 frames to 1" in shapes and "3 heads x 4 reused, 5 units" in shapes
+    assert "2 frames to 1" in shapes and "3 heads x 4 reused, 5 neurons" in shapes

@@ -41,10 +41,10 @@ def gradients(output, inputs):
 def test_scaled_layers_are_layers_of_scaled_inputs(build, bias):
     layer, x, formula = build(bias)
     x.requires_grad_()
-    layer.scale = draw_scale(7).requires_grad_()
+    scale = draw_scale(7).requires_grad_()
     names = ["x", "weight", "scale"] + ["bias"] * bias
-    inputs = [x, layer.weight, layer.scale] + [layer.bias] * bias
-    got, expected = layer(x), formula(x, layer.weight, layer.bias, layer.scale)
+    inputs = [x, layer.weight, scale] + [layer.bias] * bias
+    got, expected = layer(x, scale), formula(x, layer.weight, layer.bias, scale)
     torch.testing.assert_close(got, expected)
     for name, a, b in zip(names, gradients(got, inputs), gradients(expected, inputs)):
         # the sum for the scale is taken in float32, the scale's own type in use
@@ -58,11 +58,11 @@ def test_each_gradient_alone(build, wanted):
     """Frozen weights still pass gradients to the scale, and the other way round."""
     layer, x, formula = build(True)
     layer.requires_grad_(False)
-    layer.scale = draw_scale(7)
-    one = x if wanted == "x" else getattr(layer, wanted)
+    scale = draw_scale(7)
+    one = {"x": x, "scale": scale}.get(wanted, getattr(layer, wanted, None))
     one.requires_grad_()
-    (got,) = gradients(layer(x), [one])
-    (expected,) = gradients(formula(x, layer.weight, layer.bias, layer.scale), [one])
+    (got,) = gradients(layer(x, scale), [one])
+    (expected,) = gradients(formula(x, layer.weight, layer.bias, scale), [one])
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -70,13 +70,13 @@ def test_each_gradient_alone(build, wanted):
 def test_half_precision_layer_with_a_float32_scale(build):
     layer, x, formula = build(True, torch.bfloat16)
     x.requires_grad_()
-    layer.scale = draw_scale(7).float().requires_grad_()
-    got = layer(x)
+    scale = draw_scale(7).float().requires_grad_()
+    got = layer(x, scale)
     assert got.dtype == torch.bfloat16
-    exact = [t.detach().double().requires_grad_() for t in (x, layer.weight, layer.bias, layer.scale)]
+    exact = [t.detach().double().requires_grad_() for t in (x, layer.weight, layer.bias, scale)]
     expected = formula(*exact)
     torch.testing.assert_close(got.double(), expected, rtol=0.03, atol=0.03)
-    inputs = [x, layer.weight, layer.bias, layer.scale]
+    inputs = [x, layer.weight, layer.bias, scale]
     for tensor, a, b in zip(inputs, gradients(got, inputs), gradients(expected, exact)):
         assert a.dtype == tensor.dtype
         assert (a.double() - b).norm() < 0.03 * b.norm()
@@ -86,12 +86,12 @@ def test_half_precision_layer_with_a_float32_scale(build):
 def test_autocast_computes_in_half_precision(build):
     layer, x, formula = build(True, torch.float32)
     x.requires_grad_()
-    layer.scale = draw_scale(7).float().requires_grad_()
-    inputs = [x, layer.weight, layer.bias, layer.scale]
+    scale = draw_scale(7).float().requires_grad_()
+    inputs = [x, layer.weight, layer.bias, scale]
     expected = formula(*inputs)
     wanted = gradients(expected, inputs)
     with torch.autocast("cpu", torch.bfloat16):
-        got = layer(x)
+        got = layer(x, scale)
     assert got.dtype == torch.bfloat16
     torch.testing.assert_close(got.float(), expected, rtol=0.03, atol=0.03)
     for tensor, a, b in zip(inputs, gradients(got, inputs), wanted):
@@ -112,11 +112,10 @@ def build_norm(dtype=torch.float64, channels=9):
 def test_open_norm_is_a_layer_norm_of_the_open_channels():
     norm, x, opened = build_norm()
     x.requires_grad_()
-    norm.open_channels = opened.float()
     keep = opened.bool()
     inputs = [x, norm.weight, norm.bias]
     expected = F.layer_norm(x[..., keep], (6,), norm.weight[keep], norm.bias[keep], norm.eps)
-    got = norm(x)[..., keep]
+    got = norm(x, opened)[..., keep]
     assert got.dtype == torch.float64
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)  # computed in float32
     for a, b in zip(gradients(got, inputs), gradients(expected, inputs)):
@@ -126,23 +125,22 @@ def test_open_norm_is_a_layer_norm_of_the_open_channels():
 
 def test_open_norm_differs_from_the_norm_over_all_channels():
     norm, x, opened = build_norm()
-    norm.open_channels = opened.float()
     whole = F.layer_norm(x, (9,), norm.weight, norm.bias, norm.eps)
-    assert (norm(x) - whole)[..., opened.bool()].abs().max() > 0.1
+    assert (norm(x, opened) - whole)[..., opened.bool()].abs().max() > 0.1
     huge = torch.where(opened.bool(), x, torch.full_like(x, 1e4))
-    assert torch.equal(norm(huge)[..., opened.bool()], norm(x)[..., opened.bool()]), "closed channels leave no trace"
+    kept = [norm(given, opened)[..., opened.bool()] for given in (huge, x)]
+    assert torch.equal(*kept), "closed channels leave no trace"
 
 
 def test_gradients_through_closed_channels_follow_the_same_formula():
     """Nothing reads them in an encoder, but if something does, its gradient is right."""
     norm, x, opened = build_norm()
     x.requires_grad_()
-    norm.open_channels = opened.float()
     inputs = [x, norm.weight, norm.bias]
     mean = (x * opened).sum(-1, keepdim=True) / 6
     variance = ((x - mean) ** 2 * opened).sum(-1, keepdim=True) / 6
     expected = (x - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias
-    got = norm(x)
+    got = norm(x, opened)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     for a, b in zip(gradients(got, inputs), gradients(expected, inputs)):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
@@ -150,20 +148,20 @@ def test_gradients_through_closed_channels_follow_the_same_formula():
 
 def test_open_norm_without_open_channels_and_with_one():
     norm, x, opened = build_norm()
-    norm.open_channels = torch.zeros(9)
-    assert torch.isfinite(norm(x)).all()
-    norm.open_channels[3] = 1.0
-    torch.testing.assert_close(norm(x)[..., 3], norm.bias[3].expand(2, 4), rtol=0, atol=1e-6)
-    norm.open_channels = torch.ones(9)
-    torch.testing.assert_close(norm(x), F.layer_norm(x, (9,), norm.weight, norm.bias, norm.eps), rtol=1e-5, atol=1e-5)
+    gates = torch.zeros(9)
+    assert torch.isfinite(norm(x, gates)).all()
+    gates[3] = 0.4
+    torch.testing.assert_close(norm(x, gates)[..., 3], norm.bias[3].expand(2, 4), rtol=0, atol=1e-6)
+    plain = F.layer_norm(x, (9,), norm.weight, norm.bias, norm.eps)
+    torch.testing.assert_close(norm(x, torch.ones(9)), plain, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_open_norm_in_half_precision(dtype):
     norm, x, opened = build_norm(dtype)
     x.requires_grad_()
-    norm.open_channels, keep = opened.float(), opened.bool()
-    got = norm(x)[..., keep]
+    keep = opened.bool()
+    got = norm(x, opened)[..., keep]
     exact = [t.detach().double().requires_grad_() for t in (x, norm.weight, norm.bias)]
     expected = F.layer_norm(exact[0][..., keep], (6,), exact[1][keep], exact[2][keep], norm.eps)
     assert got.dtype == dtype

@@ -134,11 +134,11 @@ def test_normalize_wave_is_fairseqs_normalisation_before_padding():
 def test_run_stops_after_the_last_layer_asked_for():
     encoder = build_encoder()
     encoder.encoder.layers[2].forward = None  # would fail if it ran
-    out = encoder(make_waves()[0], layers=[0, 2])
+    out = encoder.encode(make_waves()[0], layers=[0, 2])
     assert [h is not None for h in out.hidden] == [True, False, True, False]
     assert out.x is None
     with pytest.raises(ValueError, match=r"\[4\] do not exist"):
-        encoder(make_waves()[0], layers=[4])
+        encoder.encode(make_waves()[0], layers=[4])
 
 
 @torch.no_grad()

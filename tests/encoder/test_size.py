@@ -8,9 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from fairseq_distill.distillation.heads import build_heads
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
-from fairseq_distill.encoder.size import count_parameters, macs_per_second, measure_parts
+from fairseq_distill.encoder.size import count_parameters, count_size, measure_parts
 
-from ..builders import LARGE, SMALL, WAVLM, build_empty
+from ..builders import SHAPES, SMALL, build_empty
 
 # published counts, in millions, of convolutions + projection + positions + norms + layers
 PUBLISHED = {
@@ -49,29 +49,16 @@ def test_distilhubert_counts_27_04_with_heads():
     assert round(total / 1e6, 2) == 27.04
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        LARGE,
-        WAVLM,
-        dict(layer_heads=[1, 0, 3], layer_ffn_dims=[0, 7, 80]),
-        dict(head_dim=5),
-        dict(family="data2vec", pos_conv_depth=3),
-        dict(encoder_embed_dim=32),
-    ],
-)
-def test_macs_equal_torchs_count(settings):
-    encoder = SpeechEncoder(EncoderConfig.from_settings({**SMALL, **settings})).eval()
+@pytest.mark.parametrize("seconds", [1.0, 2.37])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sizes_are_those_of_the_network_and_of_torchs_counter(shape, seconds):
+    encoder = SpeechEncoder(EncoderConfig.from_settings({**SMALL, **SHAPES[shape]})).eval()
     # the plain kernel: torch's counter does not know the fused one for CPUs
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        encoder(torch.randn(1, 2 * 16_000))
+        encoder(torch.randn(1, int(seconds * 16_000)))
+    parts = measure_parts(encoder.cfg, seconds)
     # torch counts a multiply-accumulate as two operations
-    assert sum(p.macs for p in measure_parts(encoder, seconds=2.0)) == counter.get_total_flops() / 2
-    assert macs_per_second(encoder, 2.0) == counter.get_total_flops() / 4
-
-
-def test_parts_sum_to_the_encoder():
-    for settings in ({}, LARGE, WAVLM, dict(layer_heads=[1, 0, 3])):
-        encoder = SpeechEncoder(EncoderConfig.from_settings({**SMALL, **settings}))
-        assert sum(part.parameters for part in measure_parts(encoder)) == count_parameters(encoder)["encoder"]
+    assert sum(part.macs for part in parts) == counter.get_total_flops() / 2
+    size = count_size(encoder.cfg, seconds)
+    assert size.macs_per_second == counter.get_total_flops() / 2 / seconds
+    assert sum(part.parameters for part in parts) == size.parameters == count_parameters(encoder)["encoder"]

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fairseq_distill.distillation.heads import LinearHeads, build_heads, find_upsampling, upsample_mask
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
-from fairseq_distill.encoder.size import count_parameters, frame_rate, macs_per_second, measure_parts
+from fairseq_distill.encoder.size import count_parameters, count_size, frame_rate, measure_parts
 from fairseq_distill.errors import UserError
 from fairseq_distill.layer_clusters.similarity import compare_encoders
 
@@ -96,9 +96,9 @@ def test_size_counts_fewer_frames_and_fewer_products(settings):
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         encoder(torch.randn(1, 16_000 + STRIDE))  # an odd number of features' frames
     seconds = 1 + STRIDE / 16_000
-    assert sum(part.macs for part in measure_parts(encoder, seconds)) == counter.get_total_flops() / 2
-    assert sum(part.parameters for part in measure_parts(encoder)) == count_parameters(encoder)["encoder"]
-    assert macs_per_second(encoder) < 0.9 * macs_per_second(build_encoder(**settings))
+    assert sum(part.macs for part in measure_parts(encoder.cfg, seconds)) == counter.get_total_flops() / 2
+    assert sum(part.parameters for part in measure_parts(encoder.cfg)) == count_parameters(encoder)["encoder"]
+    assert count_size(encoder.cfg).macs_per_second < 0.9 * count_size(build_encoder(**settings).cfg).macs_per_second
 
 
 @torch.no_grad()

@@ -6,9 +6,9 @@ import torch
 
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
-from fairseq_distill.initialization.importance import weigh_units
+from fairseq_distill.initialization.importance import measure_importance
 from fairseq_distill.initialization.narrowing import Narrowing
-from fairseq_distill.initialization.selection import choose_units
+from fairseq_distill.initialization.selection import choose_kept
 
 from ..builders import KINDS, TINY, make_waves, randomize
 
@@ -42,8 +42,8 @@ def read(measure):
 def narrow(source, layers=(1, 2), measure="weights", importance=None, **settings):
     """(student of other settings that starts as `source`, what it keeps, names of the parts taken over)."""
     cfg = replace(source.cfg, **settings)
-    importance = importance or weigh_units(source, layers, read(measure))
-    chosen = choose_units(cfg, source.cfg, layers, importance)
+    importance = importance or measure_importance(source, layers, read(measure))
+    chosen = choose_kept(cfg, source.cfg, layers, importance)
     torch.manual_seed(9)
     student = SpeechEncoder(replace(cfg, layer_head_numbers=chosen.head_numbers)).eval()
     copied = Narrowing(source.state_dict(), source.cfg, student.cfg, layers, chosen).copy_into(student)

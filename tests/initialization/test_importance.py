@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fairseq_distill.encoder.anatomy import WIDTH
 from fairseq_distill.errors import UserError
-from fairseq_distill.initialization.importance import WIDTH, weigh_units
+from fairseq_distill.initialization.importance import measure_importance
 
 from ..builders import KINDS, make_waves
 from .narrow_models import MEASURES, build, narrow, read
@@ -65,7 +66,7 @@ def test_important_units_are_nearer_to_the_source_than_random_ones(smaller, meas
     random = []
     for seed in range(6):
         generator = torch.Generator().manual_seed(seed)
-        importance = {u: torch.rand(len(v), generator=generator) for u, v in weigh_units(source, (1, 2)).items()}
+        importance = {u: torch.rand(len(v), generator=generator) for u, v in measure_importance(source, (1, 2)).items()}
         random.append(miss(source, narrow(source, importance=importance, **smaller)[0]))
     assert kept < sum(random) / len(random)
 
@@ -73,7 +74,7 @@ def test_important_units_are_nearer_to_the_source_than_random_ones(smaller, meas
 @torch.no_grad()
 def test_importance_by_weights_is_the_formula():
     source = build(conv_bias=True)
-    found = weigh_units(source, [2])
+    found = measure_importance(source, [2])
     assert set(found) == {("conv", 0), ("conv", 1), ("conv", 2), WIDTH, ("heads", 1), ("ffn", 1)}
     layer, convs = source.encoder.layers[1], source.feature_extractor.conv_layers
     unit = torch.cat([layer.fc1.weight[3], layer.fc1.bias[3:4]]).norm() * layer.fc2.weight[:, 3].norm()
@@ -111,8 +112,8 @@ def test_importance_by_weights_is_the_formula():
 def test_importance_by_activations_is_the_formula():
     source = build(**KINDS["pre-norm"])
     waves = read("activations")
-    found = weigh_units(source, [1, 2], waves)
-    again = weigh_units(source, [1, 2], waves)
+    found = measure_importance(source, [1, 2], waves)
+    again = measure_importance(source, [1, 2], waves)
     assert all(torch.equal(found[unit], again[unit]) for unit in found)
     convolved, units = [], []
     for wave in waves:
@@ -148,4 +149,4 @@ def test_weights_that_are_not_finite_are_a_sentence():
     with torch.no_grad():
         source.encoder.layers[0].fc1.weight[2, 3] = float("nan")
     with pytest.raises(UserError, match="importance of its ffn, width is not finite"):
-        weigh_units(source, [1])
+        measure_importance(source, [1])

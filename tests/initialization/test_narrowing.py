@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from fairseq_distill.encoder.anatomy import BIAS_HEADS, WIDTH, Axis
+
 from ..builders import KINDS, WAVLM, make_waves, relative_error
 from .narrow_models import GROUP_NORM_KINDS, MEASURES, build, narrow
 
@@ -49,7 +51,12 @@ def test_without_its_dead_units_the_student_is_the_source(kind, measure):
     heads, ffn, conv = kill(source, SMALLER["layer_heads"], SMALLER["layer_ffn_dims"], [7, 6, last])
     smaller = dict(SMALLER, conv_feature_layers=f"[(7,10,5), (6,3,2), ({last},2,2)]")
     student, chosen, _ = narrow(source, measure=measure, **smaller)
-    assert all(torch.equal(a, b) for a, b in zip([*chosen.heads, *chosen.ffn, *chosen.conv], [*heads, *ffn, *conv]))
+    alive = {"heads": heads, "ffn": ffn, "conv": conv}
+    for name, kept in alive.items():
+        for index, places in enumerate(kept):
+            last_of_layers = name == "conv" and index == 2 and not source.cfg.has_projection
+            axis = WIDTH if last_of_layers else Axis(name, index)
+            assert torch.equal(chosen.keep[axis], places), axis
     assert relative_error(source, student) < 1e-5
     if source.cfg.relative_position_embedding:
         assert student.cfg.head_numbers == [kept.tolist() for kept in heads]
@@ -62,7 +69,7 @@ def test_a_smaller_shared_position_bias_keeps_the_same_heads_in_every_layer():
             layer.self_attn.v_proj.weight[[*range(6), *range(12, 18)]] = 0  # heads 0 and 2
             layer.self_attn.v_proj.bias[[*range(6), *range(12, 18)]] = 0
     student, chosen, _ = narrow(source, encoder_attention_heads=2)
-    assert chosen.bias_heads.tolist() == [1, 3] and chosen.head_numbers == ""
+    assert chosen.keep[BIAS_HEADS].tolist() == [1, 3] and chosen.head_numbers == ""
     assert student.encoder.relative_attention_bias.weight.shape == (32, 2)
     assert relative_error(source, student) < 1e-5
     student, _, copied = narrow(build(**WAVLM), encoder_attention_heads=2)
@@ -70,7 +77,7 @@ def test_a_smaller_shared_position_bias_keeps_the_same_heads_in_every_layer():
     with torch.no_grad():
         source.encoder.layers[0].self_attn.v_proj.weight[18:] *= 10
     fewer, chosen, _ = narrow(source, encoder_attention_heads=2, layer_heads=[1, 2])
-    assert chosen.heads[0].tolist() == [3] and fewer.cfg.head_numbers == [[1], [0, 1]]
+    assert chosen.keep["heads", 0].tolist() == [3] and fewer.cfg.head_numbers == [[1], [0, 1]]
 
 
 def list_norms(encoder):
@@ -103,7 +110,7 @@ def test_before_the_first_norm_zero_channels_change_nothing(measure):
     source = build(**KINDS["pre-norm"])
     silence_channels(source, KEPT)
     student, chosen, _ = narrow(source, measure=measure, encoder_embed_dim=16)
-    assert chosen.width.tolist() == KEPT
+    assert chosen.keep[WIDTH].tolist() == KEPT
     waves, _ = make_waves()
     with torch.no_grad():
         ours, theirs = student.encode(waves, layers={0}), source.encode(waves, layers={0})
@@ -131,7 +138,7 @@ def test_zero_channels_change_only_the_scale_of_the_norms(kind):
         norm.weight[other], norm.bias[other] = norm.weight[one], -norm.bias[one]
         norm.eps = 0.0
     student, chosen, _ = narrow(source, encoder_embed_dim=16)
-    assert chosen.width.tolist() == KEPT
+    assert chosen.keep[WIDTH].tolist() == KEPT
     waves, _ = make_waves()
     expected = source.encode(waves)
     before = student.encode(waves)

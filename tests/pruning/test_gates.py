@@ -31,26 +31,30 @@ def normalise_open(norm, opened):
 def gate_activations(encoder, values):
     """Hooks that multiply the activations of an encoder without gates by the gates `values`."""
     blocks = encoder.feature_extractor.conv_layers
-    for block, z in zip(blocks, values.conv):
+    for index, block in enumerate(blocks):
+        z = values.get(("conv", index))
         if z is None:
             continue
         if encoder.cfg.extractor_mode == "layer_norm":
             normalise_open(block.norm.norm, z > 0)
         if block is blocks[-1]:
             normalise_open(encoder.layer_norm, z > 0)
-            encoder.post_extract_proj.register_forward_pre_hook(lambda module, inputs, z=z: inputs[0] * z)
+            encoder.post_extract_proj.register_forward_pre_hook(
+                lambda module, inputs, z=z: (inputs[0] * z, *inputs[1:])
+            )
         else:
             block.register_forward_hook(lambda module, inputs, output, z=z: output * z[:, None])
-    for layer, heads, units in zip(encoder.encoder.layers, values.heads, values.ffn):
+    for index, layer in enumerate(encoder.encoder.layers):
+        heads, neurons = values.get(("heads", index)), values.get(("ffn", index))
 
         def gate_heads(module, inputs, z=heads):
             per_head = inputs[0].unflatten(-1, (len(z), -1))
-            return (per_head * z[:, None]).flatten(-2)
+            return ((per_head * z[:, None]).flatten(-2), *inputs[1:])
 
         if heads is not None:
             layer.self_attn.out_proj.register_forward_pre_hook(gate_heads)
-        if units is not None:
-            layer.fc2.register_forward_pre_hook(lambda module, inputs, z=units: inputs[0] * z)
+        if neurons is not None:
+            layer.fc2.register_forward_pre_hook(lambda module, inputs, z=neurons: (inputs[0] * z, *inputs[1:]))
 
 
 def hold_sample(encoder, seed=7):
@@ -86,7 +90,7 @@ def test_forward_and_gradients_equal_gated_activations(kind, prune):
     values = hold_sample(encoder)
     plain = build_plain(encoder).train()
     gate_activations(plain, values)
-    gates = torch.cat([z.detach() for kind in values for z in kind if z is not None])
+    gates = torch.cat([z.detach() for z in values.values()])
     assert 0 < gates.mean() < 1 and (prune == PARTS or (gates == 0).any())
     waves, mask = make_waves(samples=1200, padded=True)
     ours, theirs = encoder(waves, padding_mask=mask), plain(waves, padding_mask=mask)
@@ -119,11 +123,12 @@ def test_a_parts_gate_multiplies_its_units():
     for layer in range(2):
         heads = [z * soft["attention_layers"][layer][0] for z in soft["heads"][layer]]
         units = [z * soft["ffn_layers"][layer][0] for z in soft["ffn"][layer]]
-        torch.testing.assert_close(values.heads[layer], torch.tensor(heads))
-        torch.testing.assert_close(values.ffn[layer], torch.tensor(units))
+        torch.testing.assert_close(values["heads", layer], torch.tensor(heads))
+        torch.testing.assert_close(values["ffn", layer], torch.tensor(units))
     only_parts = build_gated(prune=PARTS).gates.draw()
-    assert only_parts.conv == [None] * 3
-    assert [len(z) for z in only_parts.heads] == [3, 3] and len(set(only_parts.ffn[0].tolist())) == 1
+    assert set(only_parts) == {(name, layer) for name in ("heads", "ffn") for layer in range(2)}
+    assert [len(only_parts["heads", layer]) for layer in range(2)] == [3, 3]
+    assert len(set(only_parts["ffn", 0].tolist())) == 1
 
 
 def test_absent_parts_and_an_absent_projection_have_no_gates():
@@ -132,7 +137,7 @@ def test_absent_parts_and_an_absent_projection_have_no_gates():
     parts = {"attention_layers": [0, 1], "ffn_layers": [1, 0]}
     assert sizes == {"conv": [6, 5, 0], "heads": [0, 3], "ffn": [5, 0], **parts}
     values = encoder.gates.draw()
-    assert values.conv[2] is None and values.heads[0] is None and values.ffn[1] is None
+    assert set(values) == {("conv", 0), ("conv", 1), ("heads", 1), ("ffn", 0)}
     assert encoder(make_waves(samples=1200)[0]).x.shape[-1] == 12
     no_heads = {**TINY, "layer_heads": [0, 0], "prune": ["heads", "attention_layers", "ffn"]}
     assert list(Gates(EncoderConfig.from_settings(no_heads)).kinds) == ["ffn"]
@@ -148,14 +153,14 @@ def test_one_sample_for_a_forward_pass_of_the_whole_batch():
     draw = encoder.gates.draw
     encoder.gates.draw = lambda: drawn.append(draw()) or drawn[-1]
     wave = make_waves(batch=1, samples=1200)[0].expand(3, -1)
-    outputs = [encoder(wave), encoder(wave, layers=[0, 1]), encoder(wave, features_only=True, mask=False)]
+    outputs = [encoder(wave), encoder.encode(wave, layers=[0, 1]), encoder(wave, features_only=True, mask=False)]
     assert len(drawn) == 3
     x = outputs[0].x
     torch.testing.assert_close(x[1], x[0], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(outputs[1].hidden[1], outputs[0].hidden[1], atol=1e-3)
     encoder.eval()
     assert torch.equal(encoder(wave).x, encoder(wave).x)
-    assert all(torch.equal(a, b) for a, b in zip(drawn[-1].ffn, drawn[-2].ffn))
+    assert all(torch.equal(drawn[-1][axis], drawn[-2][axis]) for axis in drawn[-1])
 
 
 @pytest.mark.parametrize("kind", ["hubert", "large", "wavlm"])

@@ -13,7 +13,7 @@ from fairseq_distill.checkpoints import saving
 from fairseq_distill.checkpoints.safe_load import read_pickled
 from fairseq_distill.cli import prune as prune_command
 from fairseq_distill.cli.main import main
-from fairseq_distill.encoder.size import count_parameters, macs_per_second
+from fairseq_distill.encoder.size import count_parameters, count_size
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 
 from ..builders import KINDS, PARTS, TINY, UNITS, make_waves, randomize, relative_error, spread_gates
@@ -75,13 +75,13 @@ def test_prints_what_is_left(tmp_path, capsys):
         "conv 0      6 of 6 channels",
         "conv 1      3 of 5 channels",
         "conv 2      7 of 7 channels",
-        "layer 1     2 of 3 heads, 5 of 5 units",
-        "layer 2     0 of 3 heads, 2 of 5 units",
+        "layer 1     2 of 3 heads, 5 of 5 neurons",
+        "layer 2     0 of 3 heads, 2 of 5 neurons",
     ]
     before, after = load_encoder(source), load_encoder(out)
     old, new = (count_parameters(e)["encoder"] for e in (before, after))
     assert lines[5].startswith("parameters") and lines[5].endswith(f"sparsity {1 - new / old:.3f}")
-    macs = 1 - macs_per_second(after) / macs_per_second(before)
+    macs = 1 - count_size(after.cfg).macs_per_second / count_size(before.cfg).macs_per_second
     assert lines[6].startswith("MACs/s") and lines[6].endswith(f"sparsity {macs:.3f}")
     assert str(out) in lines[-1]
     capsys.readouterr()

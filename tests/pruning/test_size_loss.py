@@ -5,7 +5,7 @@ import torch
 
 from fairseq_distill.encoder.size import count_parameters
 from fairseq_distill.errors import UserError
-from fairseq_distill.pruning.size import ExpectedSize
+from fairseq_distill.pruning.expected_size import ExpectedSize
 from fairseq_distill.pruning.size_loss import SizeLoss
 
 from ..builders import PARTS, UNITS, build_gated, spread_gates
@@ -89,7 +89,7 @@ def test_unreachable_targets_are_refused(metric):
     closed = build_gated(prune=["heads"])
     with torch.no_grad():
         closed.gates.kinds["heads"].log_alpha.fill_(-40.0)
-    size = ExpectedSize(encoder, metric)
+    size = ExpectedSize(encoder.cfg, metric)
     limit = 1 - COUNTS[metric](closed) / size.total
     SizeLoss(encoder, metric, limit - 0.001, 10)
     unreachable = f".*\\['heads'\\].*{1 - limit:.3f} of .*{metric}"

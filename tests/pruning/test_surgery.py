@@ -94,7 +94,7 @@ def test_whole_parts(kind, gone, by):
     }[gone]
     for name, layer in closed:
         if by == "units":
-            set_gate(encoder, name, layer, [-20.0] * len(encoder.gates.draw()._asdict()[name][layer]))
+            set_gate(encoder, name, layer, [-20.0] * len(encoder.gates.draw()[name, layer]))
         else:
             set_gate(encoder, {"heads": "attention_layers", "ffn": "ffn_layers"}[name], layer, [-20.0])
     small = cut(encoder)
@@ -231,7 +231,7 @@ def test_nothing_left_to_run_is_refused_with_the_reason():
     for layer, (attention, units) in enumerate(((3, 5), (3, 5))):
         set_gate(encoder, "heads", layer, [-20.0] * attention)
         set_gate(encoder, "ffn", layer, [-20.0] * units)
-    with pytest.raises(UserError, match="no layer would keep a head or a unit.* lower model.target_sparsity"):
+    with pytest.raises(UserError, match="no layer would keep a head or a neuron.* lower model.target_sparsity"):
         prune_encoder(encoder)
     set_gate(encoder, "ffn", 1, [-20.0] * 4 + [1.0])
     assert relative_error(encoder, cut(encoder)) < LIMIT, "one unit is enough"

@@ -8,10 +8,9 @@ import pytest
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.conv_spec import parse_conv_layers, total_stride
 from fairseq_distill.encoder.model import SpeechEncoder
-from fairseq_distill.encoder.size import count_parameters, macs_per_second
+from fairseq_distill.encoder.size import count_parameters, count_size
 from fairseq_distill.errors import UserError
 from fairseq_distill.shapes.budget import Budget, format_amount, parse_amount, parse_depths, parse_tolerance
-from fairseq_distill.shapes.count import count_size
 from fairseq_distill.shapes.grid import RATIOS, choose_heads, find_shapes, make_kind
 from fairseq_distill.shapes.published import add_published
 from fairseq_distill.shapes.selection import select_shapes
@@ -60,7 +59,7 @@ def test_each_row_is_the_width_closest_to_the_budget(name):
     assert {key: s.config.encoder_embed_dim for key, s in rows.items()} == search_slowly(kind, 12, 3, 100_000)
     for shape in rows.values():
         encoder = SpeechEncoder(shape.config)
-        size = count_parameters(encoder)["encoder"], macs_per_second(encoder)
+        size = count_parameters(encoder)["encoder"], count_size(encoder.cfg).macs_per_second
         assert shape.size == size and shape.use == size[0] / 100_000
 
 

@@ -5,9 +5,9 @@ import torch
 
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
-from fairseq_distill.encoder.size import count_parameters, macs_per_second, measure_parts
+from fairseq_distill.encoder.size import count_parameters, count_size, measure_parts
+from fairseq_distill.pruning.expected_size import ExpectedSize
 from fairseq_distill.pruning.gates import Gates
-from fairseq_distill.pruning.size import ExpectedSize
 from fairseq_distill.pruning.surgery import prune_encoder
 
 from ..builders import KINDS, PARTS, UNITS, WAVLM, build_empty, build_gated, spread_gates
@@ -21,7 +21,7 @@ def test_base_shape_starts_at_an_expected_sparsity_of_0_102(family):
     torch.manual_seed(0)
     gates = Gates(EncoderConfig(prune=UNITS))
     with torch.no_grad():
-        size = ExpectedSize(encoder, "params")
+        size = ExpectedSize(encoder.cfg, "params")
         assert size.total == count_parameters(encoder)["encoder"]
         assert 1 - size(gates.expect()).item() == pytest.approx(0.102, abs=0.0005)
 
@@ -32,8 +32,10 @@ def test_base_shape_starts_at_an_expected_sparsity_of_0_102(family):
 def test_expected_size_equals_loops(kind, prune, metric):
     encoder = build_gated(**KINDS[kind], prune=prune)
     spread_gates(encoder, mean=-1.0)
-    size = ExpectedSize(encoder, metric)
-    total = {"params": count_parameters(encoder)["encoder"], "macs": 10 * macs_per_second(encoder)}[metric]
+    size = ExpectedSize(encoder.cfg, metric)
+    total = {"params": count_parameters(encoder)["encoder"], "macs": 10 * count_size(encoder.cfg).macs_per_second}[
+        metric
+    ]
     assert size.total == total
     fraction = size(encoder.gates.expect()).item()
     assert fraction == pytest.approx(COUNTS[metric](encoder) / total, rel=1e-5)
@@ -58,10 +60,10 @@ def test_expected_size_of_decided_gates_is_that_of_the_pruned_encoder(kind, seed
         small = SpeechEncoder(pruned.config)
         expected = {
             "params": count_parameters(small)["encoder"],
-            "macs": sum(part.macs for part in measure_parts(small)),
+            "macs": sum(part.macs for part in measure_parts(small.cfg)),
         }
         for metric, left in expected.items():
-            size = ExpectedSize(encoder, metric)
+            size = ExpectedSize(encoder.cfg, metric)
             assert size(encoder.gates.expect()).item() * size.total == pytest.approx(left, rel=1e-6)
             assert left < 0.95 * size.total
     if seed == 0:
@@ -78,7 +80,7 @@ def test_expected_size_of_an_encoder_that_is_uneven_already(settings, metric):
     for kind in ("hubert", "wavlm large"):
         encoder = build_gated(**KINDS[kind], **settings, prune=UNITS + PARTS)
         spread_gates(encoder)
-        size = ExpectedSize(encoder, metric)
+        size = ExpectedSize(encoder.cfg, metric)
         assert size(encoder.gates.expect()).item() * size.total == pytest.approx(COUNTS[metric](encoder), rel=1e-5)
 
 
@@ -87,7 +89,7 @@ def test_expected_size_of_an_encoder_that_is_uneven_already(settings, metric):
 def test_gradient_of_the_size_by_finite_differences(kind, metric):
     encoder = build_gated(**KINDS[kind], prune=UNITS + PARTS)
     spread_gates(encoder, mean=-1.5, std=1.0)
-    size = ExpectedSize(encoder, metric)
+    size = ExpectedSize(encoder.cfg, metric)
     for gates in encoder.gates.kinds.values():
         gates.log_alpha = torch.nn.Parameter(gates.log_alpha.detach().double())
     size(encoder.gates.expect()).backward()
