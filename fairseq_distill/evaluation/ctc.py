@@ -1,6 +1,5 @@
 """Speech recognition by a model that fairseq fine-tuned by CTC: greedy decoding, word and character error rates."""
 
-import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,10 @@ from ..checkpoints.reading import read_checkpoint
 from ..checkpoints.safe_load import read_pickled, to_plain
 from ..data.labels import read_labels
 from ..data.manifest import Manifest, read_manifest
-from ..data.waves import describe_unreadable, process_waves
+from ..data.waves import process_waves
 from ..encoder.conv_spec import receptive_field
 from ..errors import UserError
 from .bootstrap import DRAWS, SEED, ratio_interval
-
-logger = logging.getLogger(__name__)
 
 MODELS = ("hubert_ctc", "wav2vec_ctc")
 TASKS = ("audio_finetuning", "hubert_pretraining")  # the latter is that of released HuBERT models
@@ -177,12 +174,11 @@ def recognise(
     """
     rows = [row for row, text in enumerate(references) if text]
 
-    def work(wave: torch.Tensor) -> str:
+    def recognise_wave(wave: torch.Tensor) -> str:
         return decode(recogniser, wave)
 
-    found, unreadable = process_waves(manifest, rows, recogniser.shortest, work, "recognising")
-    if unreadable:
-        logger.warning(describe_unreadable(manifest, unreadable))
+    found, unreadable = process_waves(manifest, rows, recogniser.shortest, recognise_wave, "recognising")
+    unreadable.log()
     texts = join_units(list(found.values()), "the model's dictionary", recogniser.dictionary.symbols)
     utterances = [Utterance(manifest.paths[row], references[row], text) for row, text in zip(found, texts)]
     return utterances, {"unreadable": len(unreadable), "unlabelled": len(references) - len(rows)}
