@@ -9,11 +9,12 @@ import soundfile
 from tqdm import tqdm
 
 from ..data.audio_file import BrokenAudio, open_audio
+from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..errors import UserError
 from .output import NewFolder
-from .utterances import SAMPLE_RATE, Utterance
+from .utterances import Utterance
 
-LENGTH = SAMPLE_RATE  # samples of a piece
+LENGTH = DEFAULT_SAMPLE_RATE  # samples of a piece
 # Where each split's stretch of every noise file begins and ends, in tenths of the file. Ours, untuned.
 STRETCHES = {"train": (0, 8), "valid": (8, 9), "test": (9, 10)}
 
@@ -64,7 +65,7 @@ def write_pieces(folder: NewFolder, root: Path, split: str, pieces: Sequence[Pie
     for piece in tqdm(pieces, desc=f"silence for {split}", unit="file", delay=5, leave=False):
         noise = root / piece.noise.path
         try:
-            with open_audio(str(noise), SAMPLE_RATE, piece.noise.samples, LENGTH) as audio:
+            with open_audio(str(noise), DEFAULT_SAMPLE_RATE, piece.noise.samples, LENGTH) as audio:
                 audio.seek(piece.start)
                 wave = audio.read(LENGTH, dtype="int16")
         except BrokenAudio as error:
@@ -72,6 +73,6 @@ def write_pieces(folder: NewFolder, root: Path, split: str, pieces: Sequence[Pie
         if len(wave) < LENGTH:
             raise UserError(f"{noise} ends before its header says; unpack it again, or move it away")
         name = place / f"{noise.stem}_{piece.start}.flac"
-        soundfile.write(str(folder.partial / name), wave, SAMPLE_RATE, subtype="PCM_16")
+        soundfile.write(str(folder.partial / name), wave, DEFAULT_SAMPLE_RATE, subtype="PCM_16")
         paths.append(str(folder.final / name))
     return paths

@@ -30,8 +30,8 @@ class DistillationAudioDataset(FileAudioDataset):
     about once and not tried again. One more than `max_broken` allows raises UserError. The flags are shared with
     DataLoader workers; each process of a distributed run keeps its own.
 
-    Where a batch is cropped follows from its epoch and its rows alone: held-out losses of two checkpoints, which fairseq
-    computes as epoch 1, are of the same samples, and a resumed run crops as one that was not interrupted.
+    Where a batch is cropped follows from its epoch and its rows alone: held-out losses of two checkpoints, which
+    fairseq computes as epoch 1, are of the same samples, and a resumed run crops as one that was not interrupted.
 
     With `labels`, crops start where a frame does, and batches have `target_list`, as fairseq's HubertDataset names it:
     one tensor (batch, frames) of the labels of the frames that the model makes of `source`, filled up with their

@@ -33,7 +33,7 @@ class UnitLabels:
     Args:
         path: the file, a line of space-separated units for each row of the manifest.
         dictionary: its units.
-        frame_layers: what makes frames of samples in the model that learns the labels, see `EncoderConfig.frame_layers`.
+        frame_layers: what makes frames of samples in the model that learns the labels (`EncoderConfig.frame_layers`).
         sample_rate: of the waves, samples a second.
     """
 
@@ -72,7 +72,7 @@ class UnitLabels:
         return labels
 
     def cut(self, labels: Tensor, start: int, samples: int) -> Tensor:
-        """Labels of the frames that `samples` samples of a wave make, from sample `start` on, a multiple of the stride."""
+        """Labels of the frames that `samples` samples of a wave make from sample `start`, a multiple of the stride."""
         first = start // self.stride
         return labels[first : first + count_frames(samples, self.frame_layers)]
 

@@ -20,8 +20,8 @@ class UnreadableLimit:
 
     Attributes:
         num_files: files that are read.
-        share: fraction of them that may be unusable, from 0 to 1; rounded up to whole files, so that one file never stops
-            a run unless the share is 0.
+        share: fraction of them that may be unusable, from 0 to 1; rounded up to whole files, so that one file never
+            stops a run unless the share is 0.
         setting: what the user sets the share by, such as task.max_broken; empty = it is fixed.
         files: what the files are called in the message.
     """
@@ -44,12 +44,12 @@ class UnreadableLimit:
         """The error for too many; `report` says which files cannot be used."""
         if self.setting:
             return UserError(
-                f"{report}\nThat is more than {self.setting}={self.share:g} allows: repair these files, take their rows "
-                f"out of the manifest, or raise {self.setting}"
+                f"{report}\nThat is more than {self.setting}={self.share:g} allows: repair these files, take their "
+                f"rows out of the manifest, or raise {self.setting}"
             )
         return UserError(
-            f"{report}. Over {self.share:.0%} of the {self.files} is too many: mend them, or take their rows out of the "
-            "manifest and of its label files"
+            f"{report}. Over {self.share:.0%} of the {self.files} is too many: mend them, or take their rows out of "
+            "the manifest and of its label files"
         )
 
 

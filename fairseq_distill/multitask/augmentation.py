@@ -13,8 +13,8 @@ import torch
 from scipy.signal import resample_poly
 from torch import Tensor
 
-from ..data.audio_file import BrokenAudio, open_audio
 from ..data.audio_dataset import limit_broken
+from ..data.audio_file import BrokenAudio, open_audio
 from ..data.manifest import check_audio, read_manifest
 from ..errors import UserError
 
@@ -76,7 +76,7 @@ class Augmentation:
     """Speed, then noise.
 
     Args:
-        speeds: factors, one of which is drawn for each wave: 1.1 makes it shorter and higher by a tenth; empty = as it is.
+        speeds: factors, one of which is drawn for each wave: 1.1 makes it shorter and higher by a tenth; empty = as is.
         noise: where noise comes from, or None.
         snr: lowest and highest ratio of the wave's power to the noise's, in dB; drawn evenly between.
         noise_probability: share of the waves that get noise.

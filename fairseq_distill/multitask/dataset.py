@@ -27,8 +27,8 @@ class MultitaskDataset(ConcatDataset):
     """fairseq's ConcatDataset over manifests, with "targets" (batch, tasks) long in every batch, NO_LABEL = none.
 
     Utterances without any label are not used. In training, with `sampling` or `balanced` in a task, an epoch is as many
-    draws as there are utterances; otherwise each comes once. Draws, augmentation and crops follow from the epoch and the
-    rows alone, so a resumed run continues as one that was not interrupted.
+    draws as there are utterances; otherwise each comes once. Draws, augmentation and crops follow from the epoch and
+    the rows alone, so a resumed run continues as one that was not interrupted.
 
     Args:
         datasets: one a manifest, alike but for their manifests, which do not normalise.
@@ -111,7 +111,7 @@ class MultitaskDataset(ConcatDataset):
         return batch
 
     def _find_stand_in(self, index: int) -> Dict[str, Any]:
-        """The next good utterance; each dataset has warned of what is broken, and stops the run where it is too much."""
+        """The next good utterance; each dataset has warned of what is broken, and stops the run at too much."""
         start = int(np.searchsorted(self.used, index))
         for step in range(1, len(self.used)):
             sample = self[self.used[(start + step) % len(self.used)]]
@@ -134,10 +134,14 @@ def load_multitask_dataset(
     """Read FOLDER/SPLIT.tsv of all folders and the label files of the tasks that have each folder.
 
     Args:
+        split: name of the manifests.
+        tasks: their settings.
         folders: of each task.
         classes: of each task, by name.
         settings: how the audio is read; waves are normalised after the augmentation.
-        augmentation, training, group_by_length: as in `MultitaskDataset`.
+        augmentation: as in `MultitaskDataset`.
+        training: as there.
+        group_by_length: as there.
 
     Raises:
         UserError: something is missing or broken, or no utterance has a label that the tasks know.
@@ -165,8 +169,8 @@ def load_multitask_dataset(
             ""
             if training
             else (
-                "; speakers who are not in training have no loss: set dataset.disable_validation=true, and measure the model with "
-                "fairseq-distill evaluate heads"
+                "; speakers who are not in training have no loss: set dataset.disable_validation=true, and measure the "
+                "model with fairseq-distill evaluate heads"
             )
         )
         raise UserError(

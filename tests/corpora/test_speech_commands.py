@@ -11,7 +11,7 @@ import soundfile
 from fairseq_distill.cli.main import main
 from fairseq_distill.data.labels import read_labels
 from fairseq_distill.data.manifest import check_audio, read_manifest
-from fairseq_distill.evaluation.evaluate import evaluate
+from fairseq_distill.evaluation.probing import evaluate_probe
 
 from ..distillation.test_teacher import save_teacher
 from .layouts import RATE, TEN_WORDS, read_lines, read_manifest_rows, write_audio, write_speech_commands, write_test_set
@@ -191,6 +191,6 @@ def test_test_set_must_have_the_12_classes(corpus, tmp_path, capsys):
 
 def test_evaluate_reads_what_was_written(out, tmp_path):
     """Twelve classes reach the probe, and nothing but rows without a label is skipped."""
-    result = evaluate(save_teacher(tmp_path / "teacher.pt"), out, "keyword", tmp_path / "cache")
+    result = evaluate_probe(save_teacher(tmp_path / "teacher.pt"), out, "keyword", tmp_path / "cache")
     assert result["classes"] == 12
     assert [result[split] for split in ("train", "valid", "test")] == [65, 24, 24]

@@ -19,9 +19,8 @@ from .broken_audio import RATE, make_noise, write_broken_set, write_good, write_
 
 
 def build(folder, rows, **settings):
-    settings = AudioSettings(
-        **{"sample_rate": RATE, "min_sample_size": 400, "pad": True, "max_broken": 1.0, **settings}
-    )
+    defaults = {"sample_rate": RATE, "min_sample_size": 400, "pad": True, "max_broken": 1.0}
+    settings = AudioSettings(**{**defaults, **settings})
     return DistillationAudioDataset(write_manifest(folder, rows), settings)
 
 

@@ -18,7 +18,7 @@ from fairseq_distill.errors import UserError
         ({"num_buckets": 3}, "task.num_batch_buckets=3 needs task.enable_padding=true"),
         (
             {"max_sample_size": 300, "min_sample_size": 400},
-            "task.max_sample_size=300 crops below the least of 400 samples",
+            "task.max_sample_size=300 crops below the least of 400",
         ),
     ],
 )

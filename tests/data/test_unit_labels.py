@@ -21,7 +21,7 @@ LENGTHS = [9000, 30_000, 17_111, 24_000]
 
 
 def write_ramps(folder, lengths=LENGTHS):
-    """Waves whose samples say where they are, and labels that say the same: unit t for frame t. Returns manifest rows."""
+    """Waves whose samples say where they are, labels that say the same (unit t for frame t); the manifest rows."""
     rows = []
     for index, length in enumerate(lengths):
         soundfile.write(folder / f"ramp{index}.wav", np.arange(length, dtype=np.int16), RATE)
@@ -37,14 +37,13 @@ def write_labels(folder, lengths):
 
 def build(folder, rows, layers=LAYERS, **settings):
     labels = UnitLabels(folder / "train.km", read_dictionary(folder), layers)
-    settings = AudioSettings(
-        **{"sample_rate": RATE, "min_sample_size": 400, "pad": True, "max_broken": 1.0, **settings}
-    )
+    defaults = {"sample_rate": RATE, "min_sample_size": 400, "pad": True, "max_broken": 1.0}
+    settings = AudioSettings(**{**defaults, **settings})
     return DistillationAudioDataset(write_manifest(folder, rows), settings, labels)
 
 
 def read_times(batch, dataset):
-    """For each wave of a batch: the sample it starts with, its samples, and its labels as frame numbers, -1 for padding."""
+    """For each wave of a batch: the sample it starts with, its samples, its labels as frame numbers, -1 for padding."""
     (targets,) = batch["target_list"]
     source = batch["net_input"]["source"]
     mask = batch["net_input"].get("padding_mask", torch.zeros_like(source, dtype=torch.bool))

@@ -35,8 +35,8 @@ def define_cka(x, y):
     def centre(gram):
         return gram - gram.mean(0) - gram.mean(1)[:, None] + gram.mean()
 
-    k, l = (centre(z @ z.T) for z in (x.double().numpy(), y.double().numpy()))
-    return (k * l).sum() / np.sqrt((k * k).sum() * (l * l).sum())
+    a, b = (centre(z @ z.T) for z in (x.double().numpy(), y.double().numpy()))
+    return (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
 
 
 def define_hsic1(x, y):

@@ -1,4 +1,4 @@
-"""What the heads of a fine-tuned multi-task model reach on a manifest: accuracy of keywords, error rates of speakers."""
+"""What the heads of a fine-tuned multi-task model reach: accuracy of classifications, error rates of verifications."""
 
 import logging
 import time
@@ -40,6 +40,7 @@ def evaluate_heads(model: nn.Module, data: Path, split: str = "test", trials: Op
     Args:
         model: a SpeechMultitask, as `load_multitask` gives it.
         data: folder of SPLIT.tsv and its label files.
+        split: name of the manifest.
         trials: list of pairs for verification, also looked for in `data`; None = all pairs.
 
     Returns:
@@ -98,7 +99,8 @@ def _read_all_labels(tasks: Sequence[TaskSettings], manifest: Manifest, data: Pa
     labels = {name: read_labels(file, len(manifest.paths)) for name, file in files.items() if file.is_file()}
     if not labels:
         raise UserError(
-            f"none of {', '.join(map(str, files.values()))} is there: labels of {split}.tsv for a task of this model are needed"
+            f"none of {', '.join(map(str, files.values()))} is there: labels of {split}.tsv for a task of this model "
+            "are needed"
         )
     left_out = [name for name in files if name not in labels]
     if left_out:
@@ -144,8 +146,8 @@ def _measure_speakers(outputs: HeadOutputs, pairs: Trials, skipped: Optional[int
     same, different = pairs.count()
     if not same or not different:
         raise UserError(
-            f"task {outputs.task.name}: {same} pairs of the same speaker and {different} of different ones; an error rate "
-            "needs both"
+            f"task {outputs.task.name}: {same} pairs of the same speaker and {different} of different ones; an error "
+            "rate needs both"
         )
     speakers = np.asarray(outputs.labels)
     found = measure_scores(
