@@ -1,4 +1,4 @@
-"""`fairseq-distill clusters`: which layers of a teacher say the same."""
+"""`fairseq-distill clusters`: which layers of a teacher are similar."""
 
 import argparse
 from pathlib import Path
@@ -21,11 +21,11 @@ from ..layer_clusters.pictures import TITLES, draw_clusters
 from ..layer_clusters.similarity import MEASURES, SHARE, Similarity, compute_similarity
 from ..layer_clusters.storage import write_clusters
 
-HELP = "which layers of a teacher say the same: similarities, a tree of clusters, groups to distil from"
+HELP = "similarities of a teacher's layers, their tree of clusters, and groups of layers to distil from"
 CRITERION = "highest mean silhouette"
 
 _DESCRIPTION = """\
-Find which layers of a teacher say the same on speech of yours, and group them.
+Compare the layers of a teacher on your speech, and group those that are similar.
 
 Every two hidden states are compared by linear CKA, on a random part of their frames; the layers are clustered bottom-up
 by 1 - similarity. The table shows the groups for every number of clusters and the mean silhouette of each; nothing is

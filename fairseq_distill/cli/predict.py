@@ -1,4 +1,4 @@
-"""`fairseq-distill predict`: what a model fine-tuned for several tasks says of audio files."""
+"""`fairseq-distill predict`: labels, embeddings and speaker comparison of audio files."""
 
 import argparse
 import json
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the model says; returns the exit code."""
+    """Predict, and print the result; returns the exit code."""
     if args.embed and args.embed.suffix != ".npz":
         raise UserError(f"--embed {args.embed}: the name must end in .npz")
     if args.top < 1:

@@ -11,7 +11,7 @@ MIN_SAMPLES_ORIGIN = "(task.min_sample_size, or the model's receptive field wher
 
 @dataclass(frozen=True)
 class AudioSettings:
-    """What a task's settings say of its audio; errors name those settings, `task.*`.
+    """How a task reads its audio; errors name the task's settings, `task.*`.
 
     Attributes:
         sample_rate: samples a second; files at another rate cannot be used.

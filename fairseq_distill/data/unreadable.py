@@ -1,4 +1,4 @@
-"""Audio files that cannot be used: how many a run may meet, and what it says when there are more."""
+"""Audio files that cannot be used: how many are allowed, and the error when there are more."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""Layers that say the same, as groups to distil from: a tree over an encoder's hidden states, and where to cut it."""
+"""Similar layers as groups to distil from: a tree over an encoder's hidden states, and where to cut it."""
 
 import logging
 from dataclasses import dataclass, field

@@ -131,7 +131,7 @@ def test_broken_and_missing_files_are_counted_and_left_out(tmp_path, capsys):
         "1 of test: missing, though in testing_list.txt, such as go/abc7_nohash_1.wav",
         "1 of _background_noise_: unreadable, such as _background_noise_/broken.wav",
         "2 of valid: other words beyond a tenth of the ten words' utterances, such as bed/",
-        "silence: pieces of a second from 2 noises, 5 in train, 2 in valid, 2 in test",
+        "silence: segments of a second from 2 noises, 5 in train, 2 in valid, 2 in test",
     ):
         assert line in printed
     rows = read_manifest_rows(tmp_path / "out" / "train.tsv")

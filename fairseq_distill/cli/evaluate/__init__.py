@@ -1,6 +1,6 @@
 """Measure what a model reaches on labelled speech.
 
-probe   a frozen encoder, the SUPERB way in small: a linear probe for keywords or speakers, and speaker verification
+probe   a frozen encoder: a linear probe on its features for keywords or speakers, and speaker verification
 heads   a model fine-tuned as speech_multitask: what its own heads reach
 ctc     a model that fairseq fine-tuned by CTC: word and character error rates
 """

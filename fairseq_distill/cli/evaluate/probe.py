@@ -1,4 +1,4 @@
-"""Measure what the features of a frozen encoder are worth, the SUPERB way in small.
+"""Measure a frozen encoder by a linear probe on its features: a small form of the SUPERB benchmark.
 
 A softmax-weighted sum of the hidden states is averaged over time and goes to a linear classifier. Layer weights and
 classifier are trained together on train; the strength of the L2 penalty is chosen on valid; the accuracy is that on
