@@ -11,10 +11,10 @@ import yaml
 from tqdm import tqdm
 
 from ..checkpoints.reading import load_encoder
-from ..encoder.config import EncoderConfig
+from ..encoder.config import DEFAULT_SAMPLE_RATE, EncoderConfig
 from ..encoder.conv_spec import receptive_field
 from ..encoder.model import SpeechEncoder
-from ..encoder.size import SAMPLE_RATE, count_parameters, macs_per_second
+from ..encoder.size import count_parameters, macs_per_second
 from ..errors import UserError
 from ..shapes.budget import Budget, format_amount, parse_amount, parse_depths, parse_tolerance
 from ..shapes.count import Size
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--overrides prints no times: leave --measure out")
     teacher = load_encoder(args.teacher) if args.teacher else None
     kind = make_kind(teacher.cfg if teacher else None)
-    shortest = receptive_field(kind.conv_layers) / SAMPLE_RATE
+    shortest = receptive_field(kind.conv_layers) / DEFAULT_SAMPLE_RATE
     if not shortest <= args.seconds <= LONGEST:
         raise UserError(f"--seconds {args.seconds:g}: give from {shortest:g}, the length of one frame, to {LONGEST}")
     whole = _count(teacher, args.seconds) if teacher else None
