@@ -1,5 +1,8 @@
 """Package metadata; which fairseq fits which Python is decided here, in the extra `fairseq`."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 # The plain install brings nothing that owns `fairseq/` and no torch, hydra or omegaconf: people have their own fairseq.
@@ -28,10 +31,17 @@ PLOTS = ["matplotlib"]
 # setuptools 70.1 makes wheels by itself, which the install tests need; the tests' speech is synthesised.
 DEV = ["pytest", "setuptools>=70.1", "espeakng-loader"]
 
+ROOT = Path(__file__).resolve().parent
+# Read, not imported: fairseq, which the package needs, may not be there yet.
+INIT = (ROOT / "fairseq_distill" / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'^__version__ = "(.+)"$', INIT, re.MULTILINE).group(1)
+
 setup(
     name="fairseq-distill",
-    version="0.1.0",
+    version=VERSION,
     description="Distil speech encoders (HuBERT, wav2vec 2.0, WavLM) into small ones inside fairseq",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.9",
@@ -41,7 +51,7 @@ setup(
     # Hydra looks for plugins in the namespace `hydra_plugins`, which many distributions share: no __init__.py there.
     packages=find_packages(include=["fairseq_distill", "fairseq_distill.*"]) + ["hydra_plugins.fairseq_distill"],
     # `fairseq_distill/config` is a link to `config`; the wheel gets the files.
-    package_data={"fairseq_distill": ["config/*/*.yaml", "config/*/*/*.yaml"]},
+    package_data={"fairseq_distill": ["py.typed", "config/*/*.yaml", "config/*/*/*.yaml"]},
     install_requires=PLAIN,
     extras_require={"fairseq": FAIRSEQ, "plots": PLOTS, "dev": DEV},
     entry_points={"console_scripts": ["fairseq-distill = fairseq_distill.cli.main:main"]},

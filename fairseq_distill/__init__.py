@@ -1,5 +1,7 @@
 """Distil, cluster and prune speech encoders inside fairseq."""
 
+__version__ = "0.1.0"
+
 try:
     import fairseq as _fairseq  # noqa: F401
 except ImportError as error:
@@ -21,4 +23,4 @@ from . import criterions, models, tasks  # noqa: E402,F401
 from .checkpoints.reading import load_encoder  # noqa: E402
 from .encoder.model import EncoderOutput, SpeechEncoder  # noqa: E402
 
-__all__ = ["EncoderOutput", "SpeechEncoder", "load_encoder"]
+__all__ = ["EncoderOutput", "SpeechEncoder", "__version__", "load_encoder"]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..encoder.config import EncoderConfig
+from ..encoder.config import DEFAULT_SAMPLE_RATE, EncoderConfig
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 from ..pruning.gates import add_gates
@@ -126,7 +126,7 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
         model, task = _split(settings)
         name = _find_name(path, model, weights)
         config = _make_config(name, model, task)
-        sample_rate = int(task.get("sample_rate") or 16_000)
+        sample_rate = int(task.get("sample_rate") or DEFAULT_SAMPLE_RATE)
     except (ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         raise UserError(f"{path} cannot be used: {str(error) or type(error).__name__}") from error
     _check_counts(path, config, weights)

@@ -1,4 +1,4 @@
-"""`fairseq-distill clusters`: which layers of a teacher say the same."""
+"""`fairseq-distill clusters`: which layers of a teacher are similar."""
 
 import argparse
 from pathlib import Path
@@ -8,17 +8,24 @@ from ..checkpoints.reading import load_encoder
 from ..data.speech_sample import SpeechSample
 from ..encoder.layer_groups import format_groups
 from ..layer_clusters import LINKAGES
-from ..layer_clusters.clustering import LayerClusters, choose_layers, cluster_layers, cut, score_cuts, suggest_clusters
+from ..layer_clusters.clustering import (
+    LayerClusters,
+    cluster_layers,
+    cut,
+    list_clustered_layers,
+    score_cuts,
+    suggest_clusters,
+)
 from ..layer_clusters.fingerprint import fingerprint_weights
 from ..layer_clusters.pictures import TITLES, draw_clusters
 from ..layer_clusters.similarity import MEASURES, SHARE, Similarity, compute_similarity
 from ..layer_clusters.storage import write_clusters
 
-HELP = "which layers of a teacher say the same: similarities, a tree of clusters, groups to distil from"
+HELP = "similarities of a teacher's layers, their tree of clusters, and groups of layers to distil from"
 CRITERION = "highest mean silhouette"
 
 _DESCRIPTION = """\
-Find which layers of a teacher say the same on speech of yours, and group them.
+Compare the layers of a teacher on your speech, and group those that are similar.
 
 Every two hidden states are compared by linear CKA, on a random part of their frames; the layers are clustered bottom-up
 by 1 - similarity. The table shows the groups for every number of clusters and the mean silhouette of each; nothing is
@@ -79,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     """Compare, cluster, print, write, draw; returns the exit code."""
     teacher = load_encoder(args.teacher)
     sample = SpeechSample(args.manifest, args.seconds, args.seed, teacher.cfg)
-    choose_layers(teacher.depth, args.clusters, args.height, args.include_layer0)  # told now, not after minutes
+    list_clustered_layers(teacher.depth, args.clusters, args.height, args.include_layer0)  # told now, not after minutes
     similarity = compute_similarity(teacher, sample, args.measure, args.share, args.seed)
     where = dict(clusters=args.clusters, height=args.height, include_layer0=args.include_layer0)
     found = cluster_layers(similarity, linkage=args.linkage, adjacent=args.adjacent, **where)

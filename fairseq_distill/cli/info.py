@@ -18,7 +18,8 @@ EPILOG = """example:
   fairseq-distill info hubert_base_ls960.pt
 
 'encoder' counts convolutions, projection, positional convolution, norms and layers, as DistilHuBERT and DPHuBERT count;
-'with heads' adds what the file holds besides: the mask embedding and the layers of masked prediction, distillation or CTC.
+'with heads' adds what the file holds besides: the mask embedding and the layers of masked prediction, distillation or
+CTC.
 MACs are those of convolutions, linear layers and attention for one wave of --seconds, divided by its length."""
 
 
@@ -83,7 +84,8 @@ def format_description(d: Dict[str, Any]) -> str:
     """The description as a table for people."""
     lines = [
         f"{d['checkpoint']}",
-        f"{d['model']} (family {d['family']}), {d['layers']} layers x {d['width']}, {d['norm']}, {d['extractor']} extractor",
+        f"{d['model']} (family {d['family']}), {d['layers']} layers x {d['width']}, {d['norm']}, "
+        f"{d['extractor']} extractor",
         f"waves at {d['sample_rate']} Hz, {'normalised' if d['normalize'] else 'not normalised'}, "
         f"{d['frames_per_second']:g} frames a second",
         "",

@@ -1,13 +1,17 @@
-"""`fairseq-distill`: the command line, one module of this folder for each subcommand."""
+"""`fairseq-distill`: the command line, one module of this folder for each command."""
 
 import argparse
 import logging
 import sys
 from typing import List, Optional
 
+from .. import __version__
 from ..errors import UserError
 from . import clusters, configs, evaluate, info, manifest, predict, prune, shapes, similarity, units
+from .subcommands import add_subcommands
 
+# Each module has a docstring, HELP, add_arguments(parser) and run(args) -> exit code; where needed EPILOG, and
+# explain_old_form(words) -> what to type instead of a command line that is no longer understood, or None.
 _COMMANDS = {
     "info": info,
     "shapes": shapes,
@@ -23,35 +27,32 @@ _COMMANDS = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands; each module gives HELP, add_arguments(parser) and run(args) -> exit code."""
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="fairseq-distill",
         description="Look into, compress and evaluate speech encoders (training is fairseq's own).",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in _COMMANDS.items():
-        sub = commands.add_parser(
-            name,
-            help=module.HELP,
-            description=module.__doc__,
-            epilog=getattr(module, "EPILOG", None),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+    parser.add_argument("--version", action="version", version=f"fairseq-distill {__version__}")
+    add_subcommands(parser, "command", _COMMANDS)
     return parser
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Run a subcommand; a `UserError` becomes one sentence on stderr and exit code 1."""
-    args = build_parser().parse_args(argv)
+    """Run a command; a `UserError` becomes one sentence on stderr and exit code 1, an old form one and exit code 2."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    explain = getattr(_COMMANDS.get(words[0]), "explain_old_form", None) if words else None
+    sentence = explain(words[1:]) if explain else None
+    if sentence:
+        print(f"fairseq-distill {words[0]}: {sentence}", file=sys.stderr)
+        return 2
+    args = build_parser().parse_args(words)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     logging.getLogger().setLevel(logging.INFO)  # which basicConfig leaves alone if something had set it up before
     for handler in logging.getLogger().handlers:  # fairseq's imports may have set one up before
         handler.setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:
-        return args.run(args)
+        return _COMMANDS[args.command].run(args)
     except UserError as error:
         print(f"fairseq-distill {args.command}: {error}", file=sys.stderr)
         return 1

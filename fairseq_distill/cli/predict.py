@@ -1,4 +1,4 @@
-"""`fairseq-distill predict`: what a model fine-tuned for several tasks says of audio files."""
+"""`fairseq-distill predict`: labels, embeddings and speaker comparison of audio files."""
 
 import argparse
 import json
@@ -7,22 +7,21 @@ from typing import Any, Dict, List
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from ..data.audio_file import BrokenAudio, read_wave
+from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..errors import UserError
-from ..models.speech_multitask import MultitaskOutput, SpeechMultitask, load_multitask
 from ..output.files import write_whole
 
 HELP = "labels with probabilities, embeddings, and whether two files are of one speaker, by a fine-tuned model"
 EPILOG = """example:
   fairseq-distill predict checkpoints/checkpoint_best.pt a.wav b.wav
 
-CKPT is a checkpoint of speech_multitask (recipes in config/finetune). Files are 16 kHz; channels are averaged. Each file
-goes through the model alone and whole. Two files are compared by the cosine of their embeddings, from -1 to 1; which
-cosine is high enough to mean the same speaker is found on a trial list, see fairseq-distill evaluate."""
-
-SAMPLE_RATE = 16_000
+CKPT is a checkpoint of speech_multitask (recipes in config/finetune). Files are 16 kHz; channels are averaged. Each
+file goes through the model alone and whole. Two files are compared by the cosine of their embeddings, from -1 to 1;
+which cosine is high enough to mean the same speaker is found on a list of trials: fairseq-distill evaluate heads."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,13 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the model says; returns the exit code."""
+    """Predict, and print the result; returns the exit code."""
     if args.embed and args.embed.suffix != ".npz":
         raise UserError(f"--embed {args.embed}: the name must end in .npz")
     if args.top < 1:
         raise UserError(f"--top {args.top}: give a number of labels, at least 1")
+    from ..models.speech_multitask import load_multitask
+
     model = load_multitask(args.checkpoint)
-    outputs = [hear(model, path) for path in tqdm(args.files, desc="predicting", unit="file", delay=5, leave=False)]
+    files = tqdm(args.files, desc="predicting", unit="file", delay=5, leave=False)
+    outputs = [run_model(model, path) for path in files]
     result = describe(model, args.files, outputs)
     if args.embed:
         write_embeddings(args.embed, args.files, outputs)
@@ -56,21 +58,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def hear(model: SpeechMultitask, path: str) -> MultitaskOutput:
-    """The model's output for one file, a batch of one.
+def run_model(model: nn.Module, path: str, sample_rate: int = DEFAULT_SAMPLE_RATE) -> Any:
+    """The model's output for one audio file, which must be at `sample_rate`: a `MultitaskOutput` of a batch of one.
 
     Raises:
         UserError: the file cannot be used.
     """
     try:
-        wave = read_wave(path, SAMPLE_RATE, None, model.cfg.shortest_wave)
+        wave = read_wave(path, sample_rate, None, model.cfg.shortest_wave)
     except BrokenAudio as error:
         raise UserError(f"{path} cannot be used: {error}") from error
     with torch.inference_mode():
         return model(wave.unsqueeze(0))
 
 
-def describe(model: SpeechMultitask, files: List[str], outputs: List[MultitaskOutput]) -> Dict[str, Any]:
+def describe(model: nn.Module, files: List[str], outputs: List[Any]) -> Dict[str, Any]:
     """What `--json` prints: all labels of each file and classification task, likeliest first; cosines of two files."""
     rows: List[Dict[str, Any]] = [{"file": path, "labels": {}} for path in files]
     cosines = {}
@@ -86,7 +88,7 @@ def describe(model: SpeechMultitask, files: List[str], outputs: List[MultitaskOu
     return {"files": rows, "cosine": cosines}
 
 
-def write_embeddings(path: Path, files: List[str], outputs: List[MultitaskOutput]) -> None:
+def write_embeddings(path: Path, files: List[str], outputs: List[Any]) -> None:
     """Write an .npz with "files" and, under each task's name, its embeddings (files, width) float32."""
     arrays = {
         name: np.concatenate([output.embeddings[name].numpy() for output in outputs]) for name in outputs[0].embeddings

@@ -7,6 +7,7 @@ import torch
 
 from ..checkpoints.reading import load_encoder, read_checkpoint
 from ..checkpoints.saving import save_pruned
+from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..encoder.model import SpeechEncoder
 from ..encoder.size import count_size
 from ..errors import UserError
@@ -18,9 +19,9 @@ EPILOG = """examples:
   fairseq-distill prune checkpoints/checkpoint_last.pt pruned.pt --plot pruned.png
   fairseq-hydra-train --config-dir config/distill --config-name dphubert_stage2 model.init=/path/pruned.pt ...
 
-Gates that are open are multiplied into the weights that read them, closed ones are cut out. On noise the smaller student's
-features are compared with the gated one's; nothing is written if they differ by more than 1e-4 of their size. Distillation
-heads are kept for stage 2."""
+Gates that are open are multiplied into the weights that read them, closed ones are cut out. On noise the smaller
+student's features are compared with the gated one's; nothing is written if they differ by more than 1e-4 of their size.
+Distillation heads are kept for stage 2."""
 
 TOLERANCE = 1e-4
 _SECONDS = 2
@@ -53,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     difference = compare_features(gated, small)
     if not difference <= TOLERANCE:
         raise UserError(
-            f"{args.checkpoint}: pruned features differ from the gated ones by {difference:.1e} of their size, more than "
-            f"{TOLERANCE:g}; {args.output} is not written"
+            f"{args.checkpoint}: pruned features differ from the gated ones by {difference:.1e} of their size, more "
+            f"than {TOLERANCE:g}; {args.output} is not written"
         )
     if args.plot:
         draw_shapes(checkpoint.config, pruned.config, args.plot)
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 @torch.no_grad()
 def compare_features(one: SpeechEncoder, other: SpeechEncoder) -> float:
     """Largest relative difference (norm of the difference by norm) over all hidden states, for two waves of noise."""
-    waves = torch.randn(2, _SECONDS * 16_000, generator=torch.Generator().manual_seed(0))
+    waves = torch.randn(2, _SECONDS * DEFAULT_SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
     padding_mask = torch.zeros(waves.shape, dtype=torch.bool)
     padding_mask[1, waves.size(1) // 2 :] = True
     a, b = (encoder(waves.masked_fill(padding_mask, 0), padding_mask=padding_mask) for encoder in (one, other))
@@ -80,7 +81,7 @@ def compare_features(one: SpeechEncoder, other: SpeechEncoder) -> float:
 
 
 def format_table(before: SpeechEncoder, after: SpeechEncoder) -> str:
-    """What is left, for people: channels, then heads and neurons of each layer, then the size."""
+    """What is left, for people: channels, then heads and FFN neurons of each layer, then the size."""
     old, new = before.cfg, after.cfg
     lines = [
         f"{f'conv {index}':<12}{a} of {b} channels"
@@ -88,7 +89,7 @@ def format_table(before: SpeechEncoder, after: SpeechEncoder) -> str:
     ]
     layers = zip(new.heads, old.heads, new.ffn_dims, old.ffn_dims)
     lines += [
-        f"{f'layer {number}':<12}{h} of {old_h} heads, {f} of {old_f} neurons"
+        f"{f'layer {number}':<12}{h} of {old_h} heads, {f} of {old_f} FFN neurons"
         for number, (h, old_h, f, old_f) in enumerate(layers, start=1)
     ]
     (a, macs), (b, all_macs) = count_size(new), count_size(old)

@@ -11,10 +11,10 @@ import yaml
 from tqdm import tqdm
 
 from ..checkpoints.reading import load_encoder
-from ..encoder.config import EncoderConfig
+from ..encoder.config import DEFAULT_SAMPLE_RATE, EncoderConfig
 from ..encoder.conv_spec import receptive_field
 from ..encoder.model import SpeechEncoder
-from ..encoder.size import SAMPLE_RATE, Size, count_size
+from ..encoder.size import Size, count_size
 from ..errors import UserError
 from ..shapes.budget import Budget, format_amount, parse_amount, parse_depths, parse_tolerance
 from ..shapes.grid import Shape, find_shapes, make_kind
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--overrides prints no times: leave --measure out")
     teacher = load_encoder(args.teacher) if args.teacher else None
     kind = make_kind(teacher.cfg if teacher else None)
-    shortest = receptive_field(kind.conv_layers) / SAMPLE_RATE
+    shortest = receptive_field(kind.conv_layers) / DEFAULT_SAMPLE_RATE
     if not shortest <= args.seconds <= LONGEST:
         raise UserError(f"--seconds {args.seconds:g}: give from {shortest:g}, the length of one frame, to {LONGEST}")
     whole = count_size(teacher.cfg, args.seconds) if teacher else None

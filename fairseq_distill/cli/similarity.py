@@ -1,4 +1,4 @@
-"""`fairseq-distill similarity`: what each layer of a student says, in terms of its teacher's layers."""
+"""`fairseq-distill similarity`: how similar each layer of a student is to each of its teacher's layers."""
 
 import argparse
 import json

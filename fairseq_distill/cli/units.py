@@ -13,7 +13,7 @@ from ..encoder.size import frame_rate
 from ..errors import UserError
 from ..layer_clusters.fingerprint import fingerprint_weights
 from ..units.fitting import MAX_FRAMES, Fit, fit_units
-from ..units.folder import LABELS, check_folder, label_file, write_units
+from ..units.folder import LABEL_ENDING, check_folder, label_file, write_units
 from ..units.frames import LONGEST, LayerFrames
 from ..units.labelling import Labelled, Labeller
 
@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     labelled = write_units(args.out, Labeller(layer_frames, fit.kmeans), manifests, settings)
     print(f"units       {args.clusters} of layer {args.layer} of {args.teacher}")
     print("\n".join(_describe(fit, manifests, labelled)))
-    print(f"written to {args.out}: task.label_dir={args.out.resolve()} task.labels=[{LABELS}] task.label_rate={rate:g}")
+    labels = f"task.label_dir={args.out.resolve()} task.labels=[{LABEL_ENDING}] task.label_rate={rate:g}"
+    print(f"written to {args.out}: {labels}")
     return 0
 
 

@@ -8,6 +8,7 @@ test-clean and test-other; smaller selections (train-clean-5, dev-clean-2) have 
 subsets.
 """
 
+import argparse
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Union
 
@@ -15,11 +16,46 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from .output import NewFolder, Report
-from .text_units import Letters, Pieces, count_units, load_sentencepiece
+from .tokens import Letters, Pieces, count_tokens, load_sentencepiece
 from .utterances import LeftOut, Utterance, keep_usable, list_files, list_folders
+
+HELP = "LibriSpeech: speech recognition"
+EPILOG = """\
+Writes each split with .speaker, .wrd (words) and .ltr (letters, `|` after each word), and dict.ltr.txt; with --pieces
+also .spm (sentencepiece pieces), dict.spm.txt and the model itself, spm.model. Tokens and dictionaries are those of the
+training transcripts. Stock fairseq reads the folder: task._name=audio_finetuning task.data=OUT task.labels=ltr.
+
+example:
+  fairseq-distill manifest librispeech LibriSpeech --train train-clean-100 --valid dev-other --pieces 1000 --out letters
+"""
 
 FIRST = {"train": None, "valid": "dev-clean", "test": "test-clean"}  # taken alone where it is there
 PREFIX = {"train": "train-", "valid": "dev-", "test": "test-"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the corpus' own arguments."""
+    parser.add_argument(
+        "--train", metavar="SUBSET", nargs="+", help="subsets for train (default: every train-* of DIR)"
+    )
+    parser.add_argument(
+        "--valid", metavar="SUBSET", nargs="+", help="for valid (default: dev-clean, else the first dev-*)"
+    )
+    parser.add_argument(
+        "--test", metavar="SUBSET", nargs="+", help="for test (default: test-clean, else the first test-*)"
+    )
+    parser.add_argument(
+        "--pieces",
+        metavar="N",
+        type=int,
+        help="also write a sentencepiece model of N pieces, <unk>, <s> and </s> among them (1000 is usual), and .spm",
+    )
+
+
+def run(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
+    """Write the corpus as the command line asks."""
+    chosen = {"train": args.train, "valid": args.valid, "test": args.test}
+    return write(source, folder, chosen, args.pieces)
 
 
 def write(
@@ -28,7 +64,7 @@ def write(
     chosen: Optional[Dict[str, Optional[Sequence[str]]]] = None,
     pieces: Optional[int] = None,
 ) -> Report:
-    """Write each split with .speaker, .wrd and .ltr, with .spm if `pieces`, and the dictionaries of train's units.
+    """Write each split with .speaker, .wrd and .ltr, with .spm if `pieces`, and the dictionaries of train's tokens.
 
     Args:
         source: the folder of the subsets, or the one that holds it as LibriSpeech.
@@ -47,10 +83,10 @@ def write(
     report = Report()
     splits = {name: _find_utterances(source, name, subsets[name], report.left_out) for name in subsets}
     splits = {name: keep_usable(source, name, found, report.left_out) for name, found in splits.items()}
-    _add_units(folder, splits, Letters(), report)
+    _add_tokens(folder, splits, Letters(), report)
     if pieces is not None:
         texts = [utterance.labels["wrd"] for utterance in splits["train"]]
-        _add_units(folder, splits, Pieces(texts, pieces, folder.partial / "spm.model"), report)
+        _add_tokens(folder, splits, Pieces(texts, pieces, folder.partial / "spm.model"), report)
     for name, utterances in splits.items():
         report.write_split(folder, name, source, utterances)
     report.notes += [f"{name}: {', '.join(of_split)}" for name, of_split in subsets.items()]
@@ -115,19 +151,19 @@ def _read_transcripts(chapter: Path) -> Dict[str, str]:
     return texts
 
 
-def _add_units(
-    folder: NewFolder, splits: Dict[str, List[Utterance]], units: Union[Letters, Pieces], report: Report
+def _add_tokens(
+    folder: NewFolder, splits: Dict[str, List[Utterance]], tokenizer: Union[Letters, Pieces], report: Report
 ) -> None:
-    """Label every utterance with the units of its words, and write the dictionary of train's."""
-    ending = units.ending
+    """Label every utterance with the tokens of its words, and write the dictionary of train's."""
+    ending = tokenizer.ending
     for utterances in splits.values():
-        for utterance in tqdm(utterances, desc=f"units .{ending}", unit="utterance", delay=5, leave=False):
-            utterance.labels[ending] = units.split(utterance.labels["wrd"])
-    dictionary = units.order(count_units([utterance.labels[ending] for utterance in splits["train"]]))
-    folder.write_text(f"dict.{ending}.txt", [f"{unit} {count}" for unit, count in dictionary.items()])
-    report.notes.append(f"dict.{ending}.txt: {len(dictionary):,} units")
+        for utterance in tqdm(utterances, desc=f"tokens .{ending}", unit="utterance", delay=5, leave=False):
+            utterance.labels[ending] = tokenizer.split(utterance.labels["wrd"])
+    dictionary = tokenizer.order(count_tokens([utterance.labels[ending] for utterance in splits["train"]]))
+    folder.write_text(f"dict.{ending}.txt", [f"{token} {count}" for token, count in dictionary.items()])
+    report.notes.append(f"dict.{ending}.txt: {len(dictionary):,} tokens")
     for name, utterances in splits.items():
-        unknown = count_units([utterance.labels[ending] for utterance in utterances]).keys() - dictionary.keys()
+        unknown = count_tokens([utterance.labels[ending] for utterance in utterances]).keys() - dictionary.keys()
         if unknown:
             report.notes.append(
                 f"{name}.{ending}: fairseq will read <unk> for what train does not have, {' '.join(sorted(unknown))}"

@@ -1,4 +1,4 @@
-"""One-second pieces of long noise files, as examples of silence: a manifest can only name whole files."""
+"""One-second segments of long noise files, as examples of silence: a manifest can only name whole files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,28 +9,29 @@ import soundfile
 from tqdm import tqdm
 
 from ..data.audio_file import BrokenAudio, open_audio
+from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..errors import UserError
 from .output import NewFolder
-from .utterances import SAMPLE_RATE, Utterance
+from .utterances import Utterance
 
-LENGTH = SAMPLE_RATE  # samples of a piece
+LENGTH = DEFAULT_SAMPLE_RATE  # samples of a segment
 # Where each split's stretch of every noise file begins and ends, in tenths of the file. Ours, untuned.
 STRETCHES = {"train": (0, 8), "valid": (8, 9), "test": (9, 10)}
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """Samples `start` to `start + LENGTH` of a noise file."""
 
     noise: Utterance
     start: int
 
 
-def choose_pieces(noises: Sequence[Utterance], split: str, count: int) -> List[Piece]:
-    """`count` pieces, evenly spaced in the split's stretches of all noises, as many from each, overlapping if need be.
+def choose_segments(noises: Sequence[Utterance], split: str, count: int) -> List[Segment]:
+    """`count` segments, evenly spaced in the split's stretches of all noises, as many from each; they may overlap.
 
     Raises:
-        UserError: no noise has a piece's length in this split's stretch, or they have fewer places than `count`.
+        UserError: no noise has a segment's length in this split's stretch, or they have fewer places than `count`.
     """
     first, last = STRETCHES[split]
     stretches = [(noise, noise.samples * first // 10, noise.samples * last // 10) for noise in noises]
@@ -40,20 +41,20 @@ def choose_pieces(noises: Sequence[Utterance], split: str, count: int) -> List[P
             f"no file of background noise has a second in the {10 * (last - first)} % that are for {split}: "
             "they must be longer (--classes all needs none)"
         )
-    pieces = []
+    segments = []
     for number, (noise, begin, end) in enumerate(stretches):
         share = (count + number) // len(stretches)  # these sum up to the count
         starts = np.linspace(begin, end, share).round().astype(int)
         if len(set(starts)) < share:
             raise UserError(
-                f"{noise.path} is too short for {share} different pieces of a second (--classes all needs none)"
+                f"{noise.path} is too short for {share} different segments of a second (--classes all needs none)"
             )
-        pieces += [Piece(noise, int(start)) for start in starts]
-    return pieces
+        segments += [Segment(noise, int(start)) for start in starts]
+    return segments
 
 
-def write_pieces(folder: NewFolder, root: Path, split: str, pieces: Sequence[Piece]) -> List[str]:
-    """Write pieces as silence/SPLIT/NAME_START.flac with the noise's own samples; returns their absolute final paths.
+def write_segments(folder: NewFolder, root: Path, split: str, segments: Sequence[Segment]) -> List[str]:
+    """Write segments as silence/SPLIT/NAME_START.flac with the noise's own samples; returns their absolute final paths.
 
     Raises:
         UserError: a noise cannot be decoded.
@@ -61,17 +62,17 @@ def write_pieces(folder: NewFolder, root: Path, split: str, pieces: Sequence[Pie
     place = Path("silence", split)
     (folder.partial / place).mkdir(parents=True, exist_ok=True)
     paths = []
-    for piece in tqdm(pieces, desc=f"silence for {split}", unit="file", delay=5, leave=False):
-        noise = root / piece.noise.path
+    for segment in tqdm(segments, desc=f"silence for {split}", unit="file", delay=5, leave=False):
+        noise = root / segment.noise.path
         try:
-            with open_audio(str(noise), SAMPLE_RATE, piece.noise.samples, LENGTH) as audio:
-                audio.seek(piece.start)
+            with open_audio(str(noise), DEFAULT_SAMPLE_RATE, segment.noise.samples, LENGTH) as audio:
+                audio.seek(segment.start)
                 wave = audio.read(LENGTH, dtype="int16")
         except BrokenAudio as error:
             raise UserError(f"{noise} cannot be read: {error}; unpack it again, or move it away") from error
         if len(wave) < LENGTH:
             raise UserError(f"{noise} ends before its header says; unpack it again, or move it away")
-        name = place / f"{noise.stem}_{piece.start}.flac"
-        soundfile.write(str(folder.partial / name), wave, SAMPLE_RATE, subtype="PCM_16")
+        name = place / f"{noise.stem}_{segment.start}.flac"
+        soundfile.write(str(folder.partial / name), wave, DEFAULT_SAMPLE_RATE, subtype="PCM_16")
         paths.append(str(folder.final / name))
     return paths

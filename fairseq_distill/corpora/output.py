@@ -9,8 +9,9 @@ from typing import Dict, Iterator, List, Sequence
 
 import soundfile
 
+from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..errors import UserError
-from .utterances import SAMPLE_RATE, LeftOut, Utterance
+from .utterances import LeftOut, Utterance
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Report:
         row = {
             "split": split,
             "utterances": f"{len(utterances):,}",
-            "hours": f"{sum(utterance.samples for utterance in utterances) / SAMPLE_RATE / 3600:.2f}",
+            "hours": f"{sum(utterance.samples for utterance in utterances) / DEFAULT_SAMPLE_RATE / 3600:.2f}",
         }
         for ending in utterances[0].labels:
             labels = [utterance.labels[ending] for utterance in utterances]

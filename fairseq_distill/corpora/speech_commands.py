@@ -12,20 +12,55 @@ tenth of the ten words' utterances, and as many seconds of noise. The authors al
 `_silence_` among them. Files of `_silence_` have no speaker in their names.
 """
 
+import argparse
 import math
 import random
 from pathlib import Path
 from typing import Dict, List, Optional, Set
 
+from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..errors import UserError
-from .noise import choose_pieces, write_pieces
+from .noise import choose_segments, write_segments
 from .output import NewFolder, Report
 from .utterances import LeftOut, Utterance, keep_usable, list_files, list_folders
+
+HELP = "Google Speech Commands v0.01 or v0.02: keywords"
+EPILOG = """\
+Writes train, valid and test with .keyword and .speaker, by the two official lists. Of other words, train has all; valid
+and test have a tenth of the ten words' utterances, as in the corpus' recipe, so that accuracies compare with published
+ones. Silence is a tenth, too, of every split: segments of a second in OUT/silence, cut from the first 80 % of each
+noise for train, the next 10 % for valid and the last 10 % for test; segments of one split overlap where there are many.
+Do not move OUT afterwards: the manifests name these segments by absolute paths.
+
+example, with the test set that the corpus' authors publish:
+  fairseq-distill manifest speech-commands v0.02 --test-set speech_commands_test_set_v0.02 --out keywords
+"""
 
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
 NOISE = "_background_noise_"
 LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the corpus' own arguments."""
+    parser.add_argument(
+        "--classes",
+        choices=("12", "all"),
+        default="12",
+        help="12 (default): the ten keywords, _unknown_ and _silence_; all: every word its own class, no silence",
+    )
+    parser.add_argument(
+        "--test-set",
+        metavar="FOLDER",
+        type=Path,
+        help="unpacked speech_commands_test_set_v0.0X, as test of the 12 classes",
+    )
+
+
+def run(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
+    """Write the corpus as the command line asks."""
+    return write(source, folder, args.classes, args.test_set)
 
 
 def write(source: Path, folder: NewFolder, classes: str = "12", test_set: Optional[Path] = None) -> Report:
@@ -138,11 +173,13 @@ def _add_silence(
     noises = keep_usable(source, NOISE, noises, report.left_out)
     written = []
     for name in ("train", "valid") if official_test else ("train", "valid", "test"):
-        pieces = choose_pieces(noises, name, _tenth(splits[name]))
-        paths = write_pieces(folder, source, name, pieces)
-        splits[name] += [Utterance(path, {"keyword": SILENCE, "speaker": ""}, samples=16_000) for path in paths]
+        segments = choose_segments(noises, name, _tenth(splits[name]))
+        paths = write_segments(folder, source, name, segments)
+        splits[name] += [
+            Utterance(path, {"keyword": SILENCE, "speaker": ""}, samples=DEFAULT_SAMPLE_RATE) for path in paths
+        ]
         written.append(f"{len(paths):,} in {name}")
-    report.notes.append(f"silence: pieces of a second from {len(noises)} noises, {', '.join(written)}")
+    report.notes.append(f"silence: segments of a second from {len(noises)} noises, {', '.join(written)}")
 
 
 def _tenth(utterances: List[Utterance]) -> int:

@@ -8,9 +8,9 @@ from typing import Dict, List, Sequence, Tuple
 from tqdm import tqdm
 
 from ..data.audio_file import BrokenAudio, open_audio
+from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..errors import UserError
 
-SAMPLE_RATE = 16_000
 SHORTEST = 400  # samples: the receptive field of the feature extractor of HuBERT, wav2vec 2.0 and WavLM
 
 
@@ -63,7 +63,7 @@ def keep_usable(root: Path, split: str, utterances: Sequence[Utterance], left_ou
     usable = []
     for utterance in tqdm(utterances, desc=f"checking {split}", unit="file", delay=5, leave=False):
         try:
-            with open_audio(os.path.join(root, utterance.path), SAMPLE_RATE, None, SHORTEST) as audio:
+            with open_audio(os.path.join(root, utterance.path), DEFAULT_SAMPLE_RATE, None, SHORTEST) as audio:
                 channels, samples = audio.channels, audio.frames
         except BrokenAudio as error:
             left_out.add(split, error.fault.label, f"{utterance.path}: {error}")

@@ -11,6 +11,7 @@ training. The lists are downloads of their own. The authors' larger lists, VoxCe
 they are for models that were trained on other data.
 """
 
+import argparse
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
@@ -20,6 +21,17 @@ from ..errors import UserError
 from .output import NewFolder, Report
 from .utterances import LeftOut, Utterance, keep_usable, list_files, list_folders
 
+HELP = "VoxCeleb1: speaker verification or identification"
+EPILOG = """\
+Writes train, valid and test with .speaker. For verification (the default) test has the speakers of the trial list, or
+without one id10270 to id10309; train and valid have all others, valid the last video of each that has several, in the
+alphabet. test.trials holds the trials in VoxCeleb's own form, `LABEL ENROL TEST` a line, LABEL 1 for the same speaker
+and 0 for another, both files as in test.tsv. For identification, the three parts of iden_split.txt.
+
+example:
+  fairseq-distill manifest voxceleb VoxCeleb1 --trials veri_test2.txt --out speakers
+"""
+
 ROOTS = ("wav", "dev/wav", "test/wav")
 SPLIT_LIST = "iden_split.txt"
 SPLITS = {"1": "train", "2": "valid", "3": "test"}
@@ -27,6 +39,24 @@ TRIAL_LISTS = ("veri_test2.txt", "veri_test.txt")
 TEST_SPEAKERS = frozenset(f"id{number}" for number in range(10270, 10310))
 
 Trial = Tuple[str, str, str]  # label, and two files as the list names them
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the corpus' own arguments."""
+    parser.add_argument(
+        "--protocol",
+        choices=("verification", "identification"),
+        default="verification",
+        help="verification (default): test speakers are not in train; identification: DIR/iden_split.txt",
+    )
+    parser.add_argument(
+        "--trials", metavar="FILE", type=Path, help="trial list (default: DIR/veri_test2.txt, else DIR/veri_test.txt)"
+    )
+
+
+def run(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
+    """Write the corpus as the command line asks."""
+    return write(source, folder, args.protocol, args.trials)
 
 
 def write(source: Path, folder: NewFolder, protocol: str = "verification", trials: Optional[Path] = None) -> Report:

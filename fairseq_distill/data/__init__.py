@@ -1,0 +1,1 @@
+"""Manifests, waves, labels and speech samples: everything that reads audio."""

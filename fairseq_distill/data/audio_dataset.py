@@ -3,62 +3,72 @@
 import logging
 import os
 import time
-from typing import List, Optional
+from typing import Any, List, Optional
 
 import numpy as np
 import torch
 from fairseq.data import FileAudioDataset, data_utils
 
-from fairseq_distill.data.audio_file import BrokenAudio, Fault, read_wave
-from fairseq_distill.data.manifest import check_audio, count_allowed, read_manifest
-from fairseq_distill.data.unit_labels import UnitLabels
-from fairseq_distill.errors import UserError
+from ..errors import UserError
+from .audio_file import BrokenAudio, Fault, read_wave
+from .audio_settings import MIN_SAMPLES_ORIGIN, AudioSettings
+from .manifest import check_audio, read_manifest
+from .unit_labels import UnitLabels
+from .unreadable import UnreadableLimit
 
 logger = logging.getLogger(__name__)
 
 # As fairseq's main branch waits, but only for what time can mend: input/output errors.
 _RETRY_PAUSES = (1, 2)
 _SHOWN_FILES = 5
-_MIN_SAMPLES_ORIGIN = "(task.min_sample_size, or the model's receptive field where that is larger)"
 
 
 class DistillationAudioDataset(FileAudioDataset):
-    """Waves of a manifest; batching, buckets, cropping and padding are FileAudioDataset's, as are other arguments.
+    """Waves of a manifest; batching, buckets, cropping and padding are FileAudioDataset's.
 
     A file that cannot be used comes as `{"id": index, "source": None}`, which fairseq's collater drops. It is warned
-    about once and not tried again. `max_broken` is the fraction of the rows that may be broken, rounded up; one more
-    raises UserError. The flags are shared with DataLoader workers; each process of a distributed run keeps its own.
+    about once and not tried again. One more than `max_broken` allows raises UserError. The flags are shared with
+    DataLoader workers; each process of a distributed run keeps its own.
 
-    Where a batch is cropped follows from its epoch and its rows alone: held-out losses of two checkpoints, which fairseq
-    computes as epoch 1, are of the same samples, and a resumed run crops as one that was not interrupted.
+    Where a batch is cropped follows from its epoch and its rows alone: held-out losses of two checkpoints, which
+    fairseq computes as epoch 1, are of the same samples, and a resumed run crops as one that was not interrupted.
 
     With `labels`, crops start where a frame does, and batches have `target_list`, as fairseq's HubertDataset names it:
     one tensor (batch, frames) of the labels of the frames that the model makes of `source`, filled up with their
     dictionary's pad where a wave ends.
+
+    Args:
+        manifest_path: fairseq's audio manifest.
+        settings: how its audio is read.
+        labels: of its rows, or None.
+        kwargs: FileAudioDataset's others.
     """
 
-    def __init__(
-        self,
-        manifest_path: str,
-        sample_rate: int,
-        max_broken: float = 0.01,
-        labels: Optional[UnitLabels] = None,
-        **kwargs,
-    ):
-        super().__init__(manifest_path, sample_rate, **kwargs)
+    def __init__(self, manifest_path: str, settings: AudioSettings, labels: Optional[UnitLabels] = None, **kwargs: Any):
+        super().__init__(
+            manifest_path,
+            settings.sample_rate,
+            max_sample_size=settings.max_sample_size,
+            min_sample_size=settings.min_sample_size,
+            shuffle=settings.shuffle,
+            pad=settings.pad,
+            normalize=settings.normalize,
+            num_buckets=settings.num_buckets,
+            **kwargs,
+        )
         self.manifest_path = str(manifest_path)
-        self.max_broken = max_broken
+        self.limit = limit_broken(settings.max_broken, len(self))
         self.epoch = 1
         self.labels = labels
         self._rows: List[int] = []  # of the manifest and its labels; fairseq's indices skip what is too short
         if labels is not None:
             num_rows = len(self) + len(self.skipped_indices)
             self._rows = [row for row in range(num_rows) if row not in self.skipped_indices]
-            labels.check(self.manifest_path, num_rows, self._rows, self.sizes, max_broken)
+            labels.check(self.manifest_path, num_rows, self._rows, self.sizes, settings.max_broken)
         self._faults = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
         if self.skipped_indices:
             logger.warning(
-                f"%s: left out %d of %d rows, which are shorter than %d samples {_MIN_SAMPLES_ORIGIN}",
+                f"%s: left out %d of %d rows, which are shorter than %d samples {MIN_SAMPLES_ORIGIN}",
                 manifest_path,
                 len(self.skipped_indices),
                 len(self.skipped_indices) + len(self),
@@ -153,8 +163,8 @@ class DistillationAudioDataset(FileAudioDataset):
         self._faults[index] = int(error.fault)
         count = self.num_broken
         logger.warning("skipped %d of %d files so far: %s: %s", count, len(self), self.path(index), error)
-        if count > count_allowed(self.max_broken, len(self)):
-            raise _too_many(f"{self.manifest_path}: {self.describe_broken()}", self.max_broken)
+        if self.limit.is_exceeded(count):
+            raise self.limit.error(f"{self.manifest_path}: {self.describe_broken()}")
 
     def _find_stand_in(self, index: int) -> dict:
         for step in range(1, len(self)):
@@ -166,56 +176,25 @@ class DistillationAudioDataset(FileAudioDataset):
 
 
 def load_audio_dataset(
-    manifest_path: str,
-    *,
-    sample_rate: int,
-    min_sample_size: int,
-    max_sample_size: Optional[int] = None,
-    pad: bool = False,
-    normalize: bool = False,
-    num_buckets: int = 0,
-    max_broken: float = 0.01,
-    shuffle: bool = True,
-    labels: Optional[UnitLabels] = None,
-    **kwargs,
+    manifest_path: str, settings: AudioSettings, labels: Optional[UnitLabels] = None
 ) -> DistillationAudioDataset:
-    """Read and check a manifest, then build its dataset; sizes in samples, `kwargs` go to FileAudioDataset.
+    """Read and check a manifest, then build its dataset.
 
-    Raises UserError for contradictory settings, for what read_manifest refuses, and if more of the checked files than
-    `max_broken` allows are bad; fewer are logged.
+    Raises:
+        UserError: for what `read_manifest` refuses, and if more of the checked files than `max_broken` allows are bad;
+            fewer are logged.
     """
-    if not 0 <= max_broken <= 1:
-        raise UserError(f"task.max_broken={max_broken} must be a fraction from 0 to 1")
-    if num_buckets and not pad:
-        raise UserError(f"task.num_batch_buckets={num_buckets} needs task.enable_padding=true")
-    if max_sample_size is not None and max_sample_size < min_sample_size:
-        raise UserError(
-            f"task.max_sample_size={max_sample_size} crops below the least of {min_sample_size} samples "
-            f"{_MIN_SAMPLES_ORIGIN}"
-        )
-    report = check_audio(read_manifest(manifest_path), sample_rate, min_sample_size)
+    least = settings.min_sample_size
+    report = check_audio(read_manifest(manifest_path), settings.sample_rate, least)
     if not report.num_files:
-        raise UserError(f"{manifest_path}: all rows are shorter than {min_sample_size} samples {_MIN_SAMPLES_ORIGIN}")
-    if report.num_bad > count_allowed(max_broken, report.num_checked):
-        raise _too_many(report.describe(), max_broken)
+        raise UserError(f"{manifest_path}: all rows are shorter than {least} samples {MIN_SAMPLES_ORIGIN}")
+    limit = limit_broken(settings.max_broken, report.num_checked)
+    if limit.is_exceeded(report.num_bad):
+        raise limit.error(report.describe())
     logger.log(logging.WARNING if report.num_bad or report.num_stereo else logging.INFO, "%s", report.describe())
-    return DistillationAudioDataset(
-        manifest_path,
-        sample_rate,
-        max_broken,
-        labels,
-        max_sample_size=max_sample_size,
-        min_sample_size=min_sample_size,
-        shuffle=shuffle,
-        pad=pad,
-        normalize=normalize,
-        num_buckets=num_buckets,
-        **kwargs,
-    )
+    return DistillationAudioDataset(manifest_path, settings, labels)
 
 
-def _too_many(report: str, max_broken: float) -> UserError:
-    return UserError(
-        f"{report}\nThat is more than task.max_broken={max_broken:g} allows: repair these files, "
-        "take their rows out of the manifest, or raise task.max_broken"
-    )
+def limit_broken(max_broken: float, num_files: int) -> UnreadableLimit:
+    """How many of so many files `task.max_broken` allows to be unusable."""
+    return UnreadableLimit(num_files, max_broken, setting="task.max_broken")

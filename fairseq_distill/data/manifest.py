@@ -1,6 +1,5 @@
 """Reading fairseq's audio manifests (root, then `path<TAB>frames` rows) and checking the files that they name."""
 
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Dict, List, Sequence, Tuple, Union
 import numpy as np
 from tqdm import tqdm
 
-from fairseq_distill.data.audio_file import BrokenAudio, Fault, open_audio
-from fairseq_distill.errors import UserError
+from ..errors import UserError
+from .audio_file import BrokenAudio, Fault, open_audio
 
 MAX_CHECKED_FILES = 400
 _SHOWN_PER_FAULT = 3
@@ -62,11 +61,6 @@ class AudioReport:
         if self.num_stereo:
             lines.append(f"  {self.num_stereo} with several channels, which are averaged to one")
         return "\n".join(lines)
-
-
-def count_allowed(max_broken: float, num_files: int) -> int:
-    """How many of `num_files` may be broken: the fraction rounded up, so one file unless `max_broken` is 0."""
-    return math.ceil(round(max_broken * num_files, 6))
 
 
 def read_manifest(path: Union[str, Path]) -> Manifest:

@@ -1,4 +1,4 @@
-"""So many seconds of speech out of a manifest, drawn at random, for looking into an encoder."""
+"""So many seconds of speech out of a manifest, drawn at random."""
 
 import hashlib
 import logging
@@ -9,11 +9,11 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from ..encoder.config import EncoderConfig
+from ..encoder.config import DEFAULT_SAMPLE_RATE, EncoderConfig
 from ..errors import UserError
 from .audio_file import BrokenAudio, read_wave
-from .manifest import count_allowed, read_manifest
-from .waves import MAX_UNREADABLE, SAMPLE_RATE, describe_unreadable
+from .manifest import read_manifest
+from .unreadable import UnreadableFiles, UnreadableLimit
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ SHORTEST_REST = 1  # seconds; what is missing to the amount asked for is not fil
 
 
 class SpeechSample:
-    """Iterate over it once for waves (1, samples) at 16 kHz, each with None as padding mask; progress is on stderr.
+    """Iterate over it once for waves (1, samples), each with None as padding mask; progress is on stderr.
 
     Utterances come in random order until the seconds asked for are reached; the last one is cut. One at a time: in an
     encoder with a group-norm extractor (HuBERT Base) padding would change every frame of a wave.
@@ -32,26 +32,36 @@ class SpeechSample:
         seconds: how much to read; less if the manifest has less.
         seed: of the order and of the places; the same seed and manifest give the same waves.
         configs: settings of the encoders that the waves are for; rows too short for one frame are left out.
+        sample_rate: samples a second; files at another rate cannot be used.
 
     Attributes, final after the iteration:
         utterances, seconds: what was read.
-        unreadable: row -> why its file could not be used.
+        unreadable: rows whose files could not be used, and why.
         fingerprint: SHA-256 of all samples read, in order, as float32.
 
     Raises:
         UserError: a wrong manifest, no usable row, or over 1 % of the files that were drawn cannot be used.
     """
 
-    def __init__(self, manifest: Union[str, Path], seconds: float, seed: int, *configs: EncoderConfig):
+    def __init__(
+        self,
+        manifest: Union[str, Path],
+        seconds: float,
+        seed: int,
+        *configs: EncoderConfig,
+        sample_rate: int = DEFAULT_SAMPLE_RATE,
+    ):
         if not seconds > 0:
             raise UserError(f"seconds={seconds}: must be above 0")
         self.manifest = read_manifest(manifest)
+        self.sample_rate = sample_rate
         self.shortest = max(cfg.shortest_wave for cfg in configs)
         self.utterances, self.seconds = 0, 0.0
-        self.unreadable: Dict[int, str] = {}
         self._digest = hashlib.sha256()
         self._random = np.random.default_rng(seed)
-        self._lengths = self._draw(round(seconds * SAMPLE_RATE))
+        self._lengths = self._draw(round(seconds * sample_rate))
+        limit = UnreadableLimit(len(self._lengths), files=f"{len(self._lengths)} files drawn")
+        self.unreadable = UnreadableFiles(self.manifest, limit)
 
     @property
     def fingerprint(self) -> str:
@@ -69,20 +79,18 @@ class SpeechSample:
         }
 
     def __iter__(self) -> Iterator[Tuple[Tensor, None]]:
-        total = sum(self._lengths.values()) / SAMPLE_RATE
-        allowed = count_allowed(MAX_UNREADABLE, len(self._lengths))
+        total = sum(self._lengths.values()) / self.sample_rate
         shown = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
         with tqdm(total=total, desc=f"speech of {self.manifest.file}", bar_format=shown, mininterval=1) as progress:
             for row, length in self._lengths.items():
                 try:
-                    wave = read_wave(self.manifest.path(row), SAMPLE_RATE, self.manifest.sizes[row], self.shortest)
+                    wave = read_wave(self.manifest.path(row), self.sample_rate, self.manifest.sizes[row], self.shortest)
                 except BrokenAudio as problem:
-                    self._count(row, str(problem), allowed)
+                    self.unreadable.add(row, str(problem))
                 else:
                     yield self._cut(wave, length).unsqueeze(0), None
-                progress.update(length / SAMPLE_RATE)
-        if self.unreadable:
-            logger.warning(describe_unreadable(self.manifest, self.unreadable))
+                progress.update(length / self.sample_rate)
+        self.unreadable.log()
 
     def _draw(self, samples: int) -> Dict[int, int]:
         """Rows in random order -> how many samples to take of each, until there are `samples`."""
@@ -102,9 +110,9 @@ class SpeechSample:
             )
         lengths: Dict[int, int] = {}
         for row in self._random.permutation(usable).tolist():
-            if lengths and samples < SHORTEST_REST * SAMPLE_RATE:
+            if lengths and samples < SHORTEST_REST * self.sample_rate:
                 break
-            lengths[row] = max(min(sizes[row], LONGEST * SAMPLE_RATE, samples), self.shortest)
+            lengths[row] = max(min(sizes[row], LONGEST * self.sample_rate, samples), self.shortest)
             samples -= lengths[row]
         return lengths
 
@@ -114,13 +122,5 @@ class SpeechSample:
         wave = wave[start : start + length].contiguous()
         self._digest.update(wave.numpy().tobytes())
         self.utterances += 1
-        self.seconds += len(wave) / SAMPLE_RATE
+        self.seconds += len(wave) / self.sample_rate
         return wave
-
-    def _count(self, row: int, why: str, allowed: int) -> None:
-        self.unreadable[row] = why
-        if len(self.unreadable) > allowed:
-            raise UserError(
-                f"{describe_unreadable(self.manifest, self.unreadable)}. Over {MAX_UNREADABLE:.0%} of the "
-                f"{len(self._lengths)} files drawn is too many: mend them, or take their rows out of the manifest"
-            )

@@ -8,9 +8,10 @@ import numpy as np
 from fairseq.data import Dictionary, data_utils
 from torch import Tensor
 
-from fairseq_distill.data.manifest import count_allowed
-from fairseq_distill.encoder.conv_spec import ConvLayer, count_frames, total_stride
-from fairseq_distill.errors import UserError
+from ..encoder.config import DEFAULT_SAMPLE_RATE
+from ..encoder.conv_spec import ConvLayer, count_frames, total_stride
+from ..errors import UserError
+from .unreadable import UnreadableLimit
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +33,17 @@ class UnitLabels:
     Args:
         path: the file, a line of space-separated units for each row of the manifest.
         dictionary: its units.
-        frame_layers: what makes frames of samples in the model that learns the labels, see `EncoderConfig.frame_layers`.
-        sample_rate: of the waves.
+        frame_layers: what makes frames of samples in the model that learns the labels (`EncoderConfig.frame_layers`).
+        sample_rate: of the waves, samples a second.
     """
 
-    def __init__(self, path: str, dictionary: Dictionary, frame_layers: Sequence[ConvLayer], sample_rate: int = 16_000):
+    def __init__(
+        self,
+        path: str,
+        dictionary: Dictionary,
+        frame_layers: Sequence[ConvLayer],
+        sample_rate: int = DEFAULT_SAMPLE_RATE,
+    ):
         self.path = str(path)
         self.dictionary = dictionary
         self.frame_layers: List[ConvLayer] = list(frame_layers)
@@ -65,7 +72,7 @@ class UnitLabels:
         return labels
 
     def cut(self, labels: Tensor, start: int, samples: int) -> Tensor:
-        """Labels of the frames that `samples` samples of a wave make, from sample `start` on, a multiple of the stride."""
+        """Labels of the frames that `samples` samples of a wave make from sample `start`, a multiple of the stride."""
         first = start // self.stride
         return labels[first : first + count_frames(samples, self.frame_layers)]
 
@@ -97,6 +104,6 @@ class UnitLabels:
             f"{self.path}: {len(wrong)} of {len(rows)} rows do not have {self.rate:g} labels a second, one for each of "
             f"the student's frames ({shown})"
         )
-        if len(wrong) > count_allowed(max_broken, len(rows)):
+        if UnreadableLimit(len(rows), max_broken).is_exceeded(len(wrong)):
             raise UserError(f"{message}: label this manifest anew, with a teacher of the student's frame rate")
         logger.warning(message)

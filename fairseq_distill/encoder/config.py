@@ -8,7 +8,7 @@ from fairseq.models.hubert.hubert import HubertConfig
 
 from .conv_spec import ConvLayer, format_conv_layers, parse_conv_layers, receptive_field, total_stride
 
-DEFAULT_SAMPLE_RATE = 16_000  # Hz, of every released model
+DEFAULT_SAMPLE_RATE = 16_000  # samples a second, where a checkpoint names none
 FAMILIES = ("hubert", "wav2vec2", "data2vec", "wavlm")
 # what the convolution stack of an encoder is, apart from the layers
 FRONT_FIELDS = ["family", "normalize", "extractor_mode", "conv_feature_layers", "conv_bias", "project_features"]

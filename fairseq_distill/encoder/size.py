@@ -7,7 +7,6 @@ from .config import DEFAULT_SAMPLE_RATE, EncoderConfig
 from .model import SpeechEncoder
 
 _BODY = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "encoder.")
-SAMPLE_RATE = DEFAULT_SAMPLE_RATE
 SECONDS = 10.0  # length of the wave that multiply-accumulates are counted for where nothing else is said
 
 
@@ -99,7 +98,7 @@ def describe_part(cfg: EncoderConfig, name: str) -> str:
         layer = int(number)
         reused = " reused" if layer in cfg.reuse_attention else ""
         heads, neurons = cfg.heads[layer - 1], cfg.ffn_dims[layer - 1]
-        return f"{heads} heads x {cfg.attention_head_dim}{reused}, {neurons} neurons"
+        return f"{heads} heads x {cfg.attention_head_dim}{reused}, {neurons} FFN neurons"
     depth = f"{cfg.pos_conv_depth} x " if cfg.pos_conv_depth > 1 else ""
     return {
         "projection": f"{channels[-1]}->{cfg.encoder_embed_dim}",

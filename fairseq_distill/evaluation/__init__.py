@@ -1,0 +1,1 @@
+"""What a model reaches on labelled speech: probes on a frozen encoder, fine-tuned heads, speech recognition."""

@@ -1,7 +1,7 @@
-"""Confidence intervals by the bootstrap: units are drawn again with replacement, each draw has a figure of its own.
+"""Confidence intervals by the bootstrap: items are drawn again with replacement, each draw has a figure of its own.
 
-Units are what may be taken as independent: utterances, or for verification the speakers (`resample_speakers`). A draw
-is kept as how often it holds each unit, so that a figure of many draws is a product with a matrix. The interval lies
+Items are what may be taken as independent: utterances, or for verification the speakers (`resample_speakers`). A draw
+is kept as how often it holds each item, so that a figure of many draws is a product with a matrix. The interval lies
 between percentiles of the figure over the draws.
 """
 
@@ -18,24 +18,24 @@ SEED = 0
 _BLOCK = 1 << 22  # numbers of a block of draws in memory: 32 MB
 
 
-def draw_counts(units: int, draws: int = DRAWS, seed: int = SEED, width: int = 0) -> Iterator[np.ndarray]:
-    """Draw `units` out of as many, with replacement, `draws` times: how often each unit is in each draw.
+def draw_counts(items: int, draws: int = DRAWS, seed: int = SEED, width: int = 0) -> Iterator[np.ndarray]:
+    """Draw `items` out of as many, with replacement, `draws` times: how often each item is in each draw.
 
     Args:
-        units: number of units.
+        items: number of items.
         draws: number of draws.
         seed: of the draws.
-        width: numbers that the caller needs for each draw, which sets the size of the blocks; at least `units`.
+        width: numbers that the caller needs for each draw, which sets the size of the blocks; at least `items`.
 
     Yields:
-        Blocks (some draws, units) of integers; all blocks together are the draws.
+        Blocks (some draws, items) of integers; all blocks together are the draws.
     """
     generator = np.random.default_rng(seed)
-    size = max(1, _BLOCK // max(units, width))
+    size = max(1, _BLOCK // max(items, width))
     with tqdm(total=draws, desc="bootstrap", unit="draw", delay=5, leave=False) as progress:
         for start in range(0, draws, size):
             block = min(size, draws - start)
-            yield generator.multinomial(units, np.full(units, 1 / units), size=block)
+            yield generator.multinomial(items, np.full(items, 1 / items), size=block)
             progress.update(block)
 
 
@@ -48,10 +48,13 @@ def percentile_interval(values: np.ndarray, level: float = 0.95) -> Tuple[float,
 def ratio_interval(
     part: Sequence[float], whole: Sequence[float], draws: int = DRAWS, seed: int = SEED
 ) -> Tuple[float, float]:
-    """95 % interval of sum(part) / sum(whole) over units that are drawn again: a rate such as errors to words.
+    """95 % interval of sum(part) / sum(whole) over items that are drawn again: a rate such as errors to words.
 
     Args:
-        part, whole: (units,) each, what each unit adds; `whole` is positive.
+        part: (items,), what each item adds to the numerator.
+        whole: (items,), what each adds to the denominator; positive.
+        draws: number of draws.
+        seed: of the draws.
     """
     columns = np.stack([np.asarray(part, dtype=float), np.asarray(whole, dtype=float)], axis=1)
     sums = np.concatenate([counts @ columns for counts in draw_counts(len(columns), draws, seed)])
@@ -76,7 +79,10 @@ def resample_speakers(
     Args:
         scores: (pairs,), higher = more alike.
         same: (pairs,) bool.
-        first, second: (pairs,) number of each side's speaker, from 0; equal where `same`.
+        first: (pairs,) number of one side's speaker, from 0.
+        second: (pairs,) of the other side's; equal where `same`.
+        draws: number of draws.
+        seed: of the draws.
 
     Yields:
         Rates of blocks of draws, each (corners, some draws).

@@ -16,8 +16,10 @@ def measure_classes(
     Macro F1 is scikit-learn's: the mean over the classes that occur among labels or decisions.
 
     Args:
-        predicted, labels: one class an utterance, names or numbers.
-        draws, seed: of the bootstrap over utterances.
+        predicted: one class an utterance, a name or a number.
+        labels: the right ones.
+        draws: of the bootstrap over utterances.
+        seed: of the draws.
 
     Returns:
         "accuracy", "accuracy_bootstrap", "macro_f1" and "macro_f1_interval".

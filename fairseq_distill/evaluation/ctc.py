@@ -1,6 +1,5 @@
 """Speech recognition by a model that fairseq fine-tuned by CTC: greedy decoding, word and character error rates."""
 
-import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +17,15 @@ from ..checkpoints.reading import read_checkpoint
 from ..checkpoints.safe_load import read_pickled, to_plain
 from ..data.labels import read_labels
 from ..data.manifest import Manifest, read_manifest
-from ..data.waves import describe_unreadable, process_waves
+from ..data.waves import process_waves
 from ..encoder.conv_spec import receptive_field
 from ..errors import UserError
 from .bootstrap import DRAWS, SEED, ratio_interval
 
-logger = logging.getLogger(__name__)
-
 MODELS = ("hubert_ctc", "wav2vec_ctc")
 TASKS = ("audio_finetuning", "hubert_pretraining")  # the latter is that of released HuBERT models
-LABELS = ("ltr", "spm")
-PIECE_MARK = "\u2581"  # begins a word in sentencepiece's units
+TRANSCRIPT_ENDINGS = ("ltr", "spm")
+PIECE_MARK = "\u2581"  # begins a word in sentencepiece's pieces
 
 
 class Recogniser(NamedTuple):
@@ -36,8 +33,8 @@ class Recogniser(NamedTuple):
 
     Attributes:
         model: in evaluation mode, on the CPU.
-        dictionary: its units.
-        blank: number of the unit that stands for none.
+        dictionary: its tokens.
+        blank: number of the token that stands for none.
         normalize: waves are normalised first.
         shortest: samples that make a frame.
         labels: ending of the label files that it was trained on.
@@ -90,7 +87,7 @@ def evaluate_ctc(
     labels = labels or recogniser.labels
     manifest = read_manifest(data / f"{split}.tsv")
     lines = read_labels(data / f"{split}.{labels}", len(manifest.paths))
-    references = join_units(lines, f"{data}/{split}.{labels}")
+    references = join_tokens(lines, f"{data}/{split}.{labels}")
     if not any(references):
         raise UserError(f"{data}/{split}.{labels} holds no words")
     utterances, skipped = recognise(recogniser, manifest, references)
@@ -130,7 +127,7 @@ def load_recogniser(checkpoint: Path, data: Path) -> Recogniser:
     names = model.get("_name") or model.get("arch"), task.get("_name") or task.get("task")
     if names[0] not in MODELS or names[1] not in TASKS:
         raise UserError(
-            f"{checkpoint} is the model {names[0]} of the task {names[1]}, but --ctc recognises speech with "
+            f"{checkpoint} is the model {names[0]} of the task {names[1]}, but evaluate ctc recognises speech with "
             f"{' or '.join(MODELS)} of fairseq's task {TASKS[0]}: fine-tune it (recipes ctc_letters, ctc_pieces)"
         )
     labels = task["labels"] if isinstance(task["labels"], str) else task["labels"][0]
@@ -167,6 +164,8 @@ def recognise(
     """Recognise each utterance that has a reference, alone: padding would change a group-norm extractor's statistics.
 
     Args:
+        recogniser: the model.
+        manifest: the utterances.
         references: words of each row of the manifest, "" where they are not known.
 
     Returns:
@@ -177,41 +176,40 @@ def recognise(
     """
     rows = [row for row, text in enumerate(references) if text]
 
-    def work(wave: torch.Tensor) -> str:
+    def recognise_wave(wave: torch.Tensor) -> str:
         return decode(recogniser, wave)
 
-    found, unreadable = process_waves(manifest, rows, recogniser.shortest, work, "recognising")
-    if unreadable:
-        logger.warning(describe_unreadable(manifest, unreadable))
-    texts = join_units(list(found.values()), "the model's dictionary", recogniser.dictionary.symbols)
+    found, unreadable = process_waves(manifest, rows, recogniser.shortest, recognise_wave, "recognising")
+    unreadable.log()
+    texts = join_tokens(list(found.values()), "the model's dictionary", recogniser.dictionary.symbols)
     utterances = [Utterance(manifest.paths[row], references[row], text) for row, text in zip(found, texts)]
     return utterances, {"unreadable": len(unreadable), "unlabelled": len(references) - len(rows)}
 
 
 @torch.inference_mode()
 def decode(recogniser: Recogniser, wave: torch.Tensor) -> str:
-    """Units of a wave (samples,) at 16 kHz, joined by spaces: the best of each frame, repeats and blanks taken out."""
+    """Tokens of a wave (samples,), joined by spaces: the best of each frame, repeats and blanks taken out."""
     if recogniser.normalize:
         wave = F.layer_norm(wave, wave.shape)
     out = recogniser.model(source=wave[None], padding_mask=torch.zeros(1, len(wave), dtype=torch.bool))
-    scores = recogniser.model.get_normalized_probs(out, log_probs=True)[:, 0]  # (frames, units)
-    units = scores.argmax(dim=1).unique_consecutive()
-    return recogniser.dictionary.string(units[units != recogniser.blank])
+    scores = recogniser.model.get_normalized_probs(out, log_probs=True)[:, 0]  # (frames, tokens)
+    tokens = scores.argmax(dim=1).unique_consecutive()
+    return recogniser.dictionary.string(tokens[tokens != recogniser.blank])
 
 
-def join_units(lines: List[str], source: str, symbols: Optional[List[str]] = None) -> List[str]:
-    """Units separated by spaces -> words separated by one space, as fairseq does it for letters and for pieces.
+def join_tokens(lines: List[str], source: str, symbols: Optional[List[str]] = None) -> List[str]:
+    """Tokens separated by spaces -> words separated by one space, as fairseq does it for letters and for pieces.
 
     Args:
         lines: one an utterance.
         source: where they come from, for the message.
-        symbols: all units there are; None = those in `lines`.
+        symbols: all tokens there are; None = those in `lines`.
 
     Raises:
-        UserError: the units tell neither letters (with | between words) nor sentencepiece's (with its mark).
+        UserError: the tokens are neither letters (with | between words) nor sentencepiece's (with its mark).
     """
-    symbols = symbols if symbols is not None else [unit for line in lines for unit in line.split()]
-    if any(unit.startswith(PIECE_MARK) for unit in symbols):
+    symbols = symbols if symbols is not None else [token for line in lines for token in line.split()]
+    if any(token.startswith(PIECE_MARK) for token in symbols):
         kind = "sentencepiece"
     elif "|" in symbols:
         kind = "letter"
@@ -232,5 +230,7 @@ def _distance(found: Any, wanted: Any) -> int:
     try:
         import editdistance
     except ImportError as error:
-        raise UserError("--ctc counts errors with editdistance, as fairseq does: pip install editdistance") from error
+        raise UserError(
+            "evaluate ctc counts errors with editdistance, as fairseq does: pip install editdistance"
+        ) from error
     return editdistance.eval(found, wanted)

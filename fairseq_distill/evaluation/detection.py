@@ -39,7 +39,8 @@ def accumulate_errors(target_weight: np.ndarray, other_weight: np.ndarray) -> Er
     """Error rates at each corner from the weight of target and of other pairs on each segment.
 
     Args:
-        target_weight, other_weight: (segments,) or (segments, weightings); each weighting's sum must not be 0.
+        target_weight: of target pairs, (segments,) or (segments, weightings); each weighting's sum must not be 0.
+        other_weight: the same of other pairs.
     """
     accepted, accepted_wrongly = (
         np.concatenate([np.zeros_like(weight[:1]), np.cumsum(weight, axis=0)]) / weight.sum(axis=0)

@@ -20,9 +20,11 @@ import torch
 from ..checkpoints.reading import load_encoder
 from ..data.audio_file import BrokenAudio, Fault
 from ..data.manifest import Manifest, read_manifest
-from ..data.waves import describe_unreadable, process_waves
+from ..data.unreadable import UnreadableFiles, UnreadableLimit
+from ..data.waves import process_waves
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
+from ..output.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +76,7 @@ class FeatureStore:
             _make_folder(self.cache)  # before the work: it may not be possible
             pooled = pool_manifest(self._load(), manifest)
             _write_cache(file, pooled)
-        if pooled.unreadable:
-            logger.warning(describe_unreadable(manifest, pooled.unreadable))
+        UnreadableFiles(manifest, UnreadableLimit(len(manifest.paths)), pooled.unreadable).log()
         return pooled
 
     def _load(self) -> SpeechEncoder:
@@ -108,7 +109,7 @@ def pool_manifest(encoder: SpeechEncoder, manifest: Manifest) -> PooledSplit:
     pooled, unreadable = process_waves(manifest, range(len(features)), encoder.cfg.shortest_wave, pool, "features of")
     for row, values in pooled.items():
         features[row] = values
-    return PooledSplit(features, unreadable)
+    return PooledSplit(features, unreadable.reasons)
 
 
 @torch.inference_mode()
@@ -174,16 +175,12 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write_cache(file: Path, pooled: PooledSplit) -> None:
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    arrays = {
+        "features": pooled.features,
+        "rows": np.array(list(pooled.unreadable), dtype=np.int64),
+        "reasons": np.array(list(pooled.unreadable.values()), dtype=str),
+    }
     try:
-        with open(temporary, "wb") as stream:
-            np.savez(
-                stream,
-                features=pooled.features,
-                rows=np.array(list(pooled.unreadable), dtype=np.int64),
-                reasons=np.array(list(pooled.unreadable.values()), dtype=str),
-            )
-        os.replace(temporary, file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write features to {file.parent}: {error}; choose another folder by --cache") from error
+        write_whole(file, lambda partial: np.savez(partial, **arrays))
+    except UserError as error:
+        raise UserError(f"{error}; choose another folder by --cache") from error

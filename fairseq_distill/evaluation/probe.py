@@ -112,7 +112,8 @@ def choose_probe(
     Best is the highest accuracy, among equals the lowest cross-entropy.
 
     Args:
-        train, valid: (standardised features, class numbers).
+        train: (standardised features, class numbers).
+        valid: the same of the validation set.
         count: number of classes.
 
     Returns:

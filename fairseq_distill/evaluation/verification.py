@@ -78,7 +78,10 @@ def measure_scores(
     Args:
         scores: (pairs,), higher = more alike.
         same: (pairs,) bool.
-        first, second: (pairs,) each side's speaker, a name or a number.
+        first: (pairs,) one side's speaker, a name or a number.
+        second: (pairs,) the other side's.
+        draws: of the bootstrap over speakers.
+        seed: of the draws.
 
     Returns:
         "eer" and "eer_interval"; "min_dcf" and "min_dcf_interval", by target probability as text; "eer_speakers", how

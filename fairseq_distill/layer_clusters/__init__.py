@@ -1,3 +1,3 @@
-"""Which layers of an encoder say the same, and groups of them to distil from."""
+"""Similarity of an encoder's layers, and clusters of layers to distil from."""
 
 LINKAGES = ("average", "complete", "ward")  # here, where naming them does not import scipy

@@ -72,8 +72,8 @@ def _read_or_compute(request: ClusterRequest, path: Path, device: str) -> List[L
         if made_for != wanted:
             differs = [key for key in wanted if (made_for or {}).get(key) != wanted[key]]
             raise UserError(
-                f"{path} was made for other settings ({', '.join(differs)} differ): remove it to find groups anew, or give "
-                "another checkpoint.save_dir"
+                f"{path} was made for other settings ({', '.join(differs)} differ): remove it to find groups anew, or "
+                "give another checkpoint.save_dir"
             )
         logger.info(f"groups of {path}: {format_groups(found.groups)}")
         return found.groups

@@ -1,4 +1,4 @@
-"""Layers that say the same, as groups to distil from: a tree over an encoder's hidden states, and where to cut it."""
+"""Similar layers as groups to distil from: a tree over an encoder's hidden states, and where to cut it."""
 
 import logging
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from sklearn.metrics import silhouette_score
 
 from ..encoder.layer_groups import format_groups
 from ..errors import UserError
-from .linkage import link, measure_distances
+from .linkage import link, similarity_to_distance
 from .similarity import Similarity
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def cluster_layers(
     """
     if len(set(similarity.values.shape)) > 1:
         raise UserError("layers can only be clustered by the similarities of an encoder with itself")
-    layers = choose_layers(len(similarity.values) - 1, clusters, height, include_layer0)
+    layers = list_clustered_layers(len(similarity.values) - 1, clusters, height, include_layer0)
     tree = link(_distances(similarity, layers, linkage), linkage, adjacent)
     found = LayerClusters(similarity, layers, tree, linkage, adjacent, clusters, height)
     if clusters is not None:
@@ -83,7 +83,9 @@ def cluster_layers(
     return found
 
 
-def choose_layers(depth: int, clusters: Optional[int], height: Optional[float], include_layer0: bool) -> List[int]:
+def list_clustered_layers(
+    depth: int, clusters: Optional[int], height: Optional[float], include_layer0: bool
+) -> List[int]:
     """The layers to cluster of an encoder with `depth` of them, if they can be; arguments and errors as above."""
     layers = list(range(0 if include_layer0 else 1, depth + 1))
     if clusters is not None and height is not None:
@@ -135,4 +137,4 @@ def suggest_clusters(scores: Dict[int, float]) -> Optional[int]:
 
 
 def _distances(similarity: Similarity, layers: List[int], linkage: str) -> np.ndarray:
-    return measure_distances(similarity.values[np.ix_(layers, layers)], linkage)
+    return similarity_to_distance(similarity.values[np.ix_(layers, layers)], linkage)

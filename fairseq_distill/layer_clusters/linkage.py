@@ -19,7 +19,7 @@ from . import LINKAGES
 TOLERANCE = 1e-4  # of eigenvalues below 0: float32's rounding in the similarities, and far below what spoils a distance
 
 
-def measure_distances(similarity: np.ndarray, linkage: str) -> np.ndarray:
+def similarity_to_distance(similarity: np.ndarray, linkage: str) -> np.ndarray:
     """Distances (n, n), symmetric, 0 on the diagonal, that the linkage works on.
 
     Raises:
@@ -66,7 +66,7 @@ def link_neighbours(distances: np.ndarray, linkage: str) -> np.ndarray:
     merges: List[List[float]] = []
     height = 0.0
     while len(runs) > 1:
-        gaps = [measure_gap(distances, one, other, linkage) for one, other in zip(runs, runs[1:])]
+        gaps = [compute_cluster_distance(distances, one, other, linkage) for one, other in zip(runs, runs[1:])]
         first = int(np.argmin(gaps))
         height = max(height, gaps[first])
         runs[first : first + 2] = [runs[first] + runs[first + 1]]
@@ -75,7 +75,7 @@ def link_neighbours(distances: np.ndarray, linkage: str) -> np.ndarray:
     return np.array(merges, dtype=np.float64).reshape(-1, 4)
 
 
-def measure_gap(distances: np.ndarray, one: List[int], other: List[int], linkage: str) -> float:
+def compute_cluster_distance(distances: np.ndarray, one: List[int], other: List[int], linkage: str) -> float:
     """Distance between two clusters: the mean, the largest, or Ward's, of the distances between their items.
 
     Ward's is sqrt(2 ab / (a + b)) times the distance of the centres of a and b items, as in scipy.

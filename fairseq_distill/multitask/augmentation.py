@@ -13,8 +13,9 @@ import torch
 from scipy.signal import resample_poly
 from torch import Tensor
 
+from ..data.audio_dataset import limit_broken
 from ..data.audio_file import BrokenAudio, open_audio
-from ..data.manifest import check_audio, count_allowed, read_manifest
+from ..data.manifest import check_audio, read_manifest
 from ..errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,9 @@ class NoiseManifest:
         self.manifest = read_manifest(path)
         self.sample_rate = sample_rate
         report = check_audio(self.manifest, sample_rate, 1)
-        if report.num_bad > count_allowed(max_broken, report.num_checked):
-            raise UserError(f"task.noise: {report.describe()}\nRepair these files, or raise task.max_broken")
+        limit = limit_broken(max_broken, report.num_checked)
+        if limit.is_exceeded(report.num_bad):
+            raise limit.error(f"task.noise: {report.describe()}")
         if report.num_bad:
             logger.warning(report.describe())
 
@@ -74,7 +76,7 @@ class Augmentation:
     """Speed, then noise.
 
     Args:
-        speeds: factors, one of which is drawn for each wave: 1.1 makes it shorter and higher by a tenth; empty = as it is.
+        speeds: factors, one of which is drawn for each wave: 1.1 makes it shorter and higher by a tenth; empty = as is.
         noise: where noise comes from, or None.
         snr: lowest and highest ratio of the wave's power to the noise's, in dB; drawn evenly between.
         noise_probability: share of the waves that get noise.

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from fairseq.data import ConcatDataset
 
 from ..data.audio_dataset import DistillationAudioDataset, load_audio_dataset
+from ..data.audio_settings import AudioSettings
 from ..errors import UserError
 from .augmentation import Augmentation
 from .heads import NO_LABEL
@@ -25,8 +27,8 @@ class MultitaskDataset(ConcatDataset):
     """fairseq's ConcatDataset over manifests, with "targets" (batch, tasks) long in every batch, NO_LABEL = none.
 
     Utterances without any label are not used. In training, with `sampling` or `balanced` in a task, an epoch is as many
-    draws as there are utterances; otherwise each comes once. Draws, augmentation and crops follow from the epoch and the
-    rows alone, so a resumed run continues as one that was not interrupted.
+    draws as there are utterances; otherwise each comes once. Draws, augmentation and crops follow from the epoch and
+    the rows alone, so a resumed run continues as one that was not interrupted.
 
     Args:
         datasets: one a manifest, alike but for their manifests, which do not normalise.
@@ -109,7 +111,7 @@ class MultitaskDataset(ConcatDataset):
         return batch
 
     def _find_stand_in(self, index: int) -> Dict[str, Any]:
-        """The next good utterance; each dataset has warned of what is broken, and stops the run where it is too much."""
+        """The next good utterance; each dataset has warned of what is broken, and stops the run at too much."""
         start = int(np.searchsorted(self.used, index))
         for step in range(1, len(self.used)):
             sample = self[self.used[(start + step) % len(self.used)]]
@@ -123,19 +125,23 @@ def load_multitask_dataset(
     tasks: Sequence[TaskSettings],
     folders: Sequence[Sequence[str]],
     classes: Dict[str, List[str]],
+    settings: AudioSettings,
     *,
-    normalize: bool,
     augmentation: Optional[Augmentation],
     training: bool,
     group_by_length: bool = False,
-    **options: Any,
 ) -> MultitaskDataset:
     """Read FOLDER/SPLIT.tsv of all folders and the label files of the tasks that have each folder.
 
     Args:
+        split: name of the manifests.
+        tasks: their settings.
         folders: of each task.
         classes: of each task, by name.
-        options: for `load_audio_dataset`.
+        settings: how the audio is read; waves are normalised after the augmentation.
+        augmentation: as in `MultitaskDataset`.
+        training: as there.
+        group_by_length: as there.
 
     Raises:
         UserError: something is missing or broken, or no utterance has a label that the tasks know.
@@ -143,7 +149,7 @@ def load_multitask_dataset(
     every = list(dict.fromkeys(folder for own in folders for folder in own))
     datasets, targets = [], []
     for folder in every:
-        dataset = load_audio_dataset(os.path.join(folder, f"{split}.tsv"), normalize=False, **options)
+        dataset = load_audio_dataset(os.path.join(folder, f"{split}.tsv"), replace(settings, normalize=False))
         num_rows = len(dataset) + len(dataset.skipped_indices)
         rows = [row for row in range(num_rows) if row not in dataset.skipped_indices]
         numbers = np.full((len(rows), len(tasks)), NO_LABEL, dtype=np.int64)
@@ -154,7 +160,7 @@ def load_multitask_dataset(
         datasets.append(dataset)
         targets.append(numbers)
     whole = MultitaskDataset(
-        datasets, np.concatenate(targets), tasks, normalize, augmentation, training, group_by_length
+        datasets, np.concatenate(targets), tasks, settings.normalize, augmentation, training, group_by_length
     )
     counts = {task.name: int((column != NO_LABEL).sum()) for task, column in zip(tasks, whole.targets.T)}
     where = f"{split} of {', '.join(every)}"
@@ -163,8 +169,8 @@ def load_multitask_dataset(
             ""
             if training
             else (
-                "; speakers who are not in training have no loss: set dataset.disable_validation=true, and measure the model with "
-                "fairseq-distill evaluate --heads"
+                "; speakers who are not in training have no loss: set dataset.disable_validation=true, and measure the "
+                "model with fairseq-distill evaluate heads"
             )
         )
         raise UserError(

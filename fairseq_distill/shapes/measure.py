@@ -6,7 +6,7 @@ import time
 import torch
 
 from ..encoder.model import SpeechEncoder
-from ..encoder.size import SAMPLE_RATE
+from ..encoder.config import DEFAULT_SAMPLE_RATE
 
 RUNS = 3
 
@@ -17,7 +17,7 @@ def measure_real_time_factor(encoder: SpeechEncoder, seconds: float = 10.0) -> f
     The encoder is put into evaluation mode; its weights do not matter. The number of threads is torch's own.
     """
     encoder.eval()
-    wave = torch.randn(1, int(seconds * SAMPLE_RATE))
+    wave = torch.randn(1, int(seconds * DEFAULT_SAMPLE_RATE))
     times = []
     with torch.inference_mode():
         for _ in range(1 + RUNS):

@@ -14,6 +14,7 @@ from omegaconf import MISSING
 from ..checkpoints.reading import EncoderCheckpoint, read_checkpoint
 from ..criterions.speech_distillation import SpeechDistillationCriterionConfig
 from ..data.audio_dataset import load_audio_dataset
+from ..data.audio_settings import AudioSettings
 from ..data.unit_labels import UnitLabels, read_dictionary
 from ..distillation.checks import check_heads, check_labels, check_relations, check_same
 from ..distillation.states import Capture
@@ -136,17 +137,17 @@ class SpeechDistillationTask(AudioTask):
         if cfg.label_dir:
             path = os.path.join(make_absolute(cfg.label_dir), f"{split}.km")
             labels = UnitLabels(path, self.label_dictionary, self._frame_layers, cfg.sample_rate)
-        self.datasets[split] = load_audio_dataset(
-            os.path.join(make_absolute(cfg.data), f"{split}.tsv"),
+        settings = AudioSettings(
             sample_rate=cfg.sample_rate,
-            max_sample_size=cfg.max_sample_size,
             min_sample_size=max(cfg.min_sample_size or 0, self.min_samples),
+            max_sample_size=cfg.max_sample_size,
             pad=cfg.enable_padding,
             normalize=bool(cfg.normalize),
             num_buckets=cfg.num_batch_buckets,
             max_broken=cfg.max_broken,
-            labels=labels,
         )
+        manifest = os.path.join(make_absolute(cfg.data), f"{split}.tsv")
+        self.datasets[split] = load_audio_dataset(manifest, settings, labels)
 
     def build_model(self, model_cfg: Any, from_checkpoint: bool = False):
         """Build the student; in a new run, fit its heads and its data to the teacher first."""

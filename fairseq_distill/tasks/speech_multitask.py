@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 from ..checkpoints.reading import read_checkpoint
 from ..criterions.speech_multitask import SpeechMultitaskCriterionConfig
+from ..data.audio_settings import AudioSettings
 from ..distillation.teacher import Targets, Teacher
 from ..encoder.layer_groups import Group, format_groups, parse_groups
 from ..errors import UserError
@@ -122,15 +123,17 @@ class SpeechMultitaskTask(AudioTask):
             self.tasks,
             self._find_folders(),
             self.classes,
-            normalize=self.normalize,
+            AudioSettings(
+                sample_rate=cfg.sample_rate,
+                min_sample_size=min_samples,
+                max_sample_size=cfg.max_sample_size,
+                pad=cfg.enable_padding,
+                normalize=self.normalize,
+                max_broken=cfg.max_broken,
+            ),
             augmentation=self._build_augmentation(min_samples) if training else None,
             training=training,
             group_by_length=cfg.group_by_length,
-            sample_rate=cfg.sample_rate,
-            max_sample_size=cfg.max_sample_size,
-            min_sample_size=min_samples,
-            pad=cfg.enable_padding,
-            max_broken=cfg.max_broken,
         )
 
     def build_model(self, model_cfg: Any, from_checkpoint: bool = False):

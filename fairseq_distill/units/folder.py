@@ -12,14 +12,14 @@ from ..errors import UserError
 from ..output.files import write_whole
 from .labelling import Labelled, Labeller
 
-LABELS = "km"  # for task.labels
-DICTIONARY = f"dict.{LABELS}.txt"
+LABEL_ENDING = "km"  # for task.labels
+DICTIONARY = f"dict.{LABEL_ENDING}.txt"
 SETTINGS = "units.json"
 
 
 def label_file(manifest: Manifest) -> str:
     """Name of a manifest's labels: train.tsv has train.km."""
-    return f"{Path(manifest.file).stem}.{LABELS}"
+    return f"{Path(manifest.file).stem}.{LABEL_ENDING}"
 
 
 def check_folder(out: Path, manifests: Sequence[Manifest]) -> None:

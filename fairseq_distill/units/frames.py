@@ -16,7 +16,7 @@ LONGEST = 40  # seconds
 
 
 class LayerFrames:
-    """Call it with a wave (samples,) at 16 kHz for its frames at one layer, chunk by chunk, each (frames, width) float32.
+    """Call it with a wave (samples,) for its frames at one layer, chunk by chunk, each (frames, width) float32.
 
     All chunks together have as many frames as the whole wave has. Frames of one chunk see nothing of another one.
 

@@ -4,7 +4,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Deque, Dict, Iterator, List, Tuple, Union
+from typing import Deque, Iterator, List, Tuple, Union
 
 import numpy as np
 import torch
@@ -13,11 +13,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.audio_file import BrokenAudio, read_wave
-from ..data.manifest import Manifest, count_allowed
-from ..data.waves import MAX_UNREADABLE, describe_unreadable
+from ..data.manifest import Manifest
+from ..data.unreadable import UnreadableFiles, UnreadableLimit
+from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..encoder.conv_spec import count_frames
-from ..encoder.size import SAMPLE_RATE
-from ..errors import UserError
 from .frames import LayerFrames
 
 _THREADS = 4  # decode waves while the encoder computes
@@ -31,13 +30,13 @@ class Labelled:
     Attributes:
         rows: lines of the label file, one for each row of the manifest.
         counts: (clusters,) frames of each unit, those of unreadable rows left out.
-        unreadable: row -> why its file could not be used; its line has the unit of silence throughout.
+        unreadable: rows whose files could not be used; their lines have the unit of silence throughout.
         too_short: rows too short for a frame; their lines are empty.
     """
 
     rows: int
     counts: np.ndarray
-    unreadable: Dict[int, str]
+    unreadable: UnreadableFiles
     too_short: int = 0
 
 
@@ -50,16 +49,18 @@ class Labeller:
     Args:
         layer_frames: the teacher's layer.
         kmeans: fitted on frames of that layer.
+        sample_rate: samples a second; files at another rate cannot be used.
     """
 
-    def __init__(self, layer_frames: LayerFrames, kmeans: MiniBatchKMeans):
+    def __init__(self, layer_frames: LayerFrames, kmeans: MiniBatchKMeans, sample_rate: int = DEFAULT_SAMPLE_RATE):
+        self.sample_rate = sample_rate
         self.layer_frames = layer_frames
         self.kmeans = kmeans
         self.cfg = layer_frames.encoder.cfg
-        self.silence = int(np.bincount(self.label(torch.zeros(max(SAMPLE_RATE, self.cfg.shortest_wave)))).argmax())
+        self.silence = int(np.bincount(self.label(torch.zeros(max(sample_rate, self.cfg.shortest_wave)))).argmax())
 
     def label(self, wave: Tensor) -> np.ndarray:
-        """Units (frames,) of a wave (samples,) at 16 kHz; raises BrokenAudio where the layer is not finite."""
+        """Units (frames,) of a wave (samples,); raises BrokenAudio where the layer is not finite."""
         return np.concatenate([self.kmeans.predict(frames) for frames in self.layer_frames(wave)])
 
     def write(self, manifest: Manifest, path: Path) -> Labelled:
@@ -69,7 +70,8 @@ class Labeller:
             UserError: over 1 % of the files cannot be used (one file never stops it).
         """
         rows = len(manifest.paths)
-        done = Labelled(rows, np.zeros(self.kmeans.n_clusters, dtype=np.int64), {})
+        unreadable = UnreadableFiles(manifest, UnreadableLimit(rows))
+        done = Labelled(rows, np.zeros(self.kmeans.n_clusters, dtype=np.int64), unreadable)
         waves = self._read_ahead(manifest)
         with open(path, "w") as file:
             for row, wave in tqdm(waves, total=rows, desc=f"units of {manifest.file}", unit="utterance", mininterval=1):
@@ -87,12 +89,7 @@ class Labeller:
                 raise wave
             units = self.label(wave)
         except BrokenAudio as problem:
-            done.unreadable[row] = str(problem)
-            if len(done.unreadable) > count_allowed(MAX_UNREADABLE, done.rows):
-                raise UserError(
-                    f"{describe_unreadable(manifest, done.unreadable)}. Over {MAX_UNREADABLE:.0%} of the files is too "
-                    "many: mend them, or take their rows out of the manifest"
-                ) from problem
+            done.unreadable.add(row, str(problem))
             return [self.silence] * count_frames(manifest.sizes[row], self.cfg.frame_layers)
         done.counts += np.bincount(units, minlength=len(done.counts))
         return units
@@ -102,7 +99,7 @@ class Labeller:
 
         def read(row: int) -> Union[Tensor, BrokenAudio]:
             try:
-                return read_wave(manifest.path(row), SAMPLE_RATE, manifest.sizes[row], self.cfg.shortest_wave)
+                return read_wave(manifest.path(row), self.sample_rate, manifest.sizes[row], self.cfg.shortest_wave)
             except BrokenAudio as problem:
                 return problem
 

@@ -44,7 +44,7 @@ def test_table_has_a_row_for_each_layer(tmp_path, capsys):
     assert "hubert (family hubert), 3 layers x 48, post-norm, group-norm extractor" in out
     row = next(line for line in out.splitlines() if line.startswith("layer 2"))
     layer = SpeechEncoder(EncoderConfig.from_settings(SMALL)).encoder.layers[1]
-    assert f"{sum(p.numel() for p in layer.parameters()):,}" in row and "4 heads x 12, 80 neurons" in row
+    assert f"{sum(p.numel() for p in layer.parameters()):,}" in row and "4 heads x 12, 80 FFN neurons" in row
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import soundfile
 from fairseq_distill.cli.main import main
 from fairseq_distill.data.labels import read_labels
 from fairseq_distill.data.manifest import check_audio, read_manifest
-from fairseq_distill.evaluation.evaluate import evaluate
+from fairseq_distill.evaluation.probing import evaluate_probe
 
 from ..builders import save_teacher
 from .layouts import RATE, TEN_WORDS, read_lines, read_manifest_rows, write_audio, write_speech_commands, write_test_set
@@ -131,7 +131,7 @@ def test_broken_and_missing_files_are_counted_and_left_out(tmp_path, capsys):
         "1 of test: missing, though in testing_list.txt, such as go/abc7_nohash_1.wav",
         "1 of _background_noise_: unreadable, such as _background_noise_/broken.wav",
         "2 of valid: other words beyond a tenth of the ten words' utterances, such as bed/",
-        "silence: pieces of a second from 2 noises, 5 in train, 2 in valid, 2 in test",
+        "silence: segments of a second from 2 noises, 5 in train, 2 in valid, 2 in test",
     ):
         assert line in printed
     rows = read_manifest_rows(tmp_path / "out" / "train.tsv")
@@ -191,6 +191,6 @@ def test_test_set_must_have_the_12_classes(corpus, tmp_path, capsys):
 
 def test_evaluate_reads_what_was_written(out, tmp_path):
     """Twelve classes reach the probe, and nothing but rows without a label is skipped."""
-    result = evaluate(save_teacher(tmp_path / "teacher.pt"), out, "keyword", tmp_path / "cache")
+    result = evaluate_probe(save_teacher(tmp_path / "teacher.pt"), out, "keyword", tmp_path / "cache")
     assert result["classes"] == 12
     assert [result[split] for split in ("train", "valid", "test")] == [65, 24, 24]

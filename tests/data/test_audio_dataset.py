@@ -12,14 +12,16 @@ from torch.utils.data import DataLoader
 
 from fairseq_distill.data import audio_file
 from fairseq_distill.data.audio_dataset import DistillationAudioDataset, load_audio_dataset
+from fairseq_distill.data.audio_settings import AudioSettings
 from fairseq_distill.errors import UserError
 
 from .broken_audio import RATE, make_noise, write_broken_set, write_good, write_manifest, write_truncated, write_zip
 
 
-def build(folder, rows, max_broken=1.0, **kwargs):
-    kwargs = {"min_sample_size": 400, "pad": True, **kwargs}
-    return DistillationAudioDataset(write_manifest(folder, rows), RATE, max_broken, **kwargs)
+def build(folder, rows, **settings):
+    defaults = {"sample_rate": RATE, "min_sample_size": 400, "pad": True, "max_broken": 1.0}
+    settings = AudioSettings(**{**defaults, **settings})
+    return DistillationAudioDataset(write_manifest(folder, rows), settings)
 
 
 def good_rows(folder, lengths):
@@ -180,10 +182,12 @@ def test_builder_checks_first(tmp_path, caplog):
     path = write_manifest(tmp_path, rows)
     kwargs = dict(sample_rate=RATE, min_sample_size=400)
     with pytest.raises(UserError, match="2 of them cannot be used\n  2 missing, such as\n.*gone.flac") as caught:
-        load_audio_dataset(path, **kwargs)
+        load_audio_dataset(path, AudioSettings(**kwargs))
     assert "task.max_broken=0.01" in str(caught.value)
     caplog.set_level(logging.INFO)
-    dataset = load_audio_dataset(path, max_broken=0.4, max_sample_size=4500, pad=True, num_buckets=1, **kwargs)
+    dataset = load_audio_dataset(
+        path, AudioSettings(max_broken=0.4, max_sample_size=4500, pad=True, num_buckets=1, **kwargs)
+    )
     assert "2 missing" in caplog.text and "left out 1 of 6 rows" in caplog.text
     assert len(dataset) == 5 and dataset[0]["source"].shape == (5000,)
     assert dataset.collater([dataset[0]])["net_input"]["source"].shape == (1, 4500)
@@ -201,16 +205,15 @@ def test_builder_checks_first(tmp_path, caplog):
 def test_builder_refuses_contradictions(tmp_path, kwargs, message):
     path = write_manifest(tmp_path, good_rows(tmp_path, [5000]))
     with pytest.raises(UserError, match=message):
-        load_audio_dataset(path, **{"sample_rate": RATE, "min_sample_size": 400, **kwargs})
+        load_audio_dataset(path, AudioSettings(**{"sample_rate": RATE, "min_sample_size": 400, **kwargs}))
 
 
 def test_compressed_names_are_found(tmp_path):
     from fairseq.data.text_compressor import TextCompressionLevel
 
     path = write_manifest(tmp_path, good_rows(tmp_path, [5000]))
-    dataset = load_audio_dataset(
-        path, sample_rate=RATE, min_sample_size=400, text_compression_level=TextCompressionLevel.low
-    )
+    settings = AudioSettings(sample_rate=RATE, min_sample_size=400)
+    dataset = DistillationAudioDataset(path, settings, text_compression_level=TextCompressionLevel.low)
     assert dataset.path(0) == f"{tmp_path}/good0.flac" and dataset[0]["source"] is not None
 
 

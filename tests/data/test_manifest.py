@@ -4,7 +4,7 @@ import pytest
 import soundfile
 
 from fairseq_distill.data.audio_file import Fault
-from fairseq_distill.data.manifest import MAX_CHECKED_FILES, Manifest, check_audio, count_allowed, read_manifest
+from fairseq_distill.data.manifest import MAX_CHECKED_FILES, Manifest, check_audio, read_manifest
 from fairseq_distill.errors import UserError
 
 from .broken_audio import RATE, make_noise, write_broken_set, write_good, write_manifest, write_zip
@@ -105,11 +105,6 @@ def test_zip_slices_are_checked(tmp_path):
         "all.zip:9": Fault.UNREADABLE,
         "no.zip:0:40": Fault.MISSING,
     }
-
-
-def test_allowed_count_rounds_up_and_zero_is_strict():
-    counts = [count_allowed(f, n) for f, n in [(0.01, 1490), (0.01, 20), (0.07, 100), (0, 9999), (1, 5)]]
-    assert counts == [15, 1, 7, 0, 5]
 
 
 def test_real_speech_passes(shared_data):

@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from fairseq_distill.data.audio_dataset import DistillationAudioDataset, load_audio_dataset
+from fairseq_distill.data.audio_settings import AudioSettings
 from fairseq_distill.data.unit_labels import UnitLabels, read_dictionary
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.conv_spec import count_frames
@@ -34,10 +35,11 @@ def write_labels(folder, lengths):
     (folder / "train.km").write_text("".join(" ".join(map(str, range(n))) + "\n" for n in lengths))
 
 
-def build(folder, rows, layers=LAYERS, max_broken=1.0, **kwargs):
+def build(folder, rows, layers=LAYERS, **settings):
     labels = UnitLabels(folder / "train.km", read_dictionary(folder), layers)
-    kwargs = {"min_sample_size": 400, "pad": True, **kwargs}
-    return DistillationAudioDataset(write_manifest(folder, rows), RATE, max_broken, labels, **kwargs)
+    defaults = {"sample_rate": RATE, "min_sample_size": 400, "pad": True, "max_broken": 1.0}
+    settings = AudioSettings(**{**defaults, **settings})
+    return DistillationAudioDataset(write_manifest(folder, rows), settings, labels)
 
 
 def read_times(batch, dataset):
@@ -122,9 +124,8 @@ def test_broken_audio_takes_its_labels_along_and_a_stand_in_brings_its_own(tmp_p
 
 
 def test_without_labels_there_are_no_targets(tmp_path):
-    dataset = DistillationAudioDataset(
-        write_manifest(tmp_path, write_ramps(tmp_path)), RATE, min_sample_size=400, pad=True
-    )
+    settings = AudioSettings(sample_rate=RATE, min_sample_size=400, pad=True)
+    dataset = DistillationAudioDataset(write_manifest(tmp_path, write_ramps(tmp_path)), settings)
     assert set(dataset[0]) == {"id", "source"} and "target_list" not in dataset.collater([dataset[0]])
 
 
@@ -158,5 +159,5 @@ def test_missing_files_and_unknown_units_are_named(tmp_path):
 def test_the_builder_hands_labels_on(tmp_path):
     path = write_manifest(tmp_path, write_ramps(tmp_path))
     labels = UnitLabels(tmp_path / "train.km", read_dictionary(tmp_path), LAYERS)
-    dataset = load_audio_dataset(path, sample_rate=RATE, min_sample_size=400, pad=True, labels=labels)
+    dataset = load_audio_dataset(path, AudioSettings(sample_rate=RATE, min_sample_size=400, pad=True), labels)
     assert dataset.collater([dataset[0]])["target_list"][0].shape == (1, count_frames(9000, LAYERS))

@@ -211,4 +211,4 @@ def test_checkpoints_of_both_settings_open_here_and_in_fairseq(tmp_path):
     about = describe(path, seconds=1.0)
     assert about["frames_per_second"] == 400
     shapes = [part["shape"] for part in about["parts"]]
-    assert "2 frames to 1" in shapes and "3 heads x 4 reused, 5 neurons" in shapes
+    assert "2 frames to 1" in shapes and "3 heads x 4 reused, 5 FFN neurons" in shapes

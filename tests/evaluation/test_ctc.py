@@ -16,7 +16,7 @@ from fairseq_distill.checkpoints.saving import save_pruned
 from fairseq_distill.cli.configs import find_recipes
 from fairseq_distill.cli.main import main
 from fairseq_distill.errors import UserError
-from fairseq_distill.evaluation.ctc import Recogniser, Utterance, choose_examples, decode, join_units, load_recogniser
+from fairseq_distill.evaluation.ctc import Recogniser, Utterance, choose_examples, decode, join_tokens, load_recogniser
 from fairseq_distill.pruning.surgery import PrunedEncoder
 
 from ..builders import write_data, write_teacher
@@ -78,12 +78,12 @@ def test_waves_are_normalised_where_training_did():
     torch.testing.assert_close(normalised.model.heard[0], expected, atol=1e-4, rtol=0)
 
 
-def test_units_become_words():
-    assert join_units(["T H E | C A T |", "| A | |", ""], "x") == ["THE CAT", "A", ""]
-    assert join_units(["\u2581THE \u2581C A T", "\u2581 A"], "x") == ["THE CAT", "A"]
-    assert join_units(["A"], "x", symbols=["<s>", "A", "\u2581B"]) == ["A"]
+def test_tokens_become_words():
+    assert join_tokens(["T H E | C A T |", "| A | |", ""], "x") == ["THE CAT", "A", ""]
+    assert join_tokens(["\u2581THE \u2581C A T", "\u2581 A"], "x") == ["THE CAT", "A"]
+    assert join_tokens(["A"], "x", symbols=["<s>", "A", "\u2581B"]) == ["A"]
     with pytest.raises(UserError, match="x has neither letters with | .* nor pieces"):
-        join_units(["AH0 B"], "x")
+        join_tokens(["AH0 B"], "x")
 
 
 def test_errors_of_an_utterance():
@@ -145,7 +145,7 @@ def tuned(tmp_path_factory):
 def test_the_recipe_makes_a_model_that_is_recognised_with(tuned, capsys):
     checkpoint, data = tuned
     assert read_checkpoint(checkpoint).name == "speech_student"
-    options = ["evaluate", str(checkpoint), "--ctc", "--data", str(data), "--split", "valid", "--show", "2"]
+    options = ["evaluate", "ctc", str(checkpoint), "--data", str(data), "--split", "valid", "--show", "2"]
     assert main([*options, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["utterances"] == 8 and result["labels"] == "ltr"
@@ -176,7 +176,7 @@ def test_words_are_those_that_fairseqs_criterion_counts(tuned, capsys):
             out = model(**sample["net_input"])["encoder_out"][:, 0].argmax(-1).tolist()
             kept = [unit for n, unit in enumerate(out) if n == 0 or unit != out[n - 1]]
             letters.append("".join(task.target_dictionary[unit] for unit in kept if unit != 0))
-    options = ["evaluate", str(checkpoint), "--ctc", "--data", str(data), "--split", "valid"]
+    options = ["evaluate", "ctc", str(checkpoint), "--data", str(data), "--split", "valid"]
     assert main([*options, "--json", "--show", "8"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["word_errors"], result["words"]) == (totals["w_errors"], totals["w_total"])
@@ -193,11 +193,11 @@ def test_rows_without_transcript_and_broken_audio_are_counted(tuned, tmp_path, c
     root, *rows = (data / "valid.tsv").read_text().splitlines()
     (tmp_path / "test.tsv").write_text("\n".join([root, *rows[:7], "missing.flac\t8000"]) + "\n")
     (tmp_path / "test.ltr").write_text("\n".join(["", *lines[1:]]) + "\n")
-    assert main(["evaluate", str(checkpoint), "--ctc", "--data", str(tmp_path)]) == 0
+    assert main(["evaluate", "ctc", str(checkpoint), "--data", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "utterances  6 " in out and "1 unreadable, 1 unlabelled" in out
     (tmp_path / "test.tsv").write_text("\n".join([root, *rows[:6], "a.flac\t8000", "b.flac\t8000"]) + "\n")
-    assert main(["evaluate", str(checkpoint), "--ctc", "--data", str(tmp_path)]) == 1
+    assert main(["evaluate", "ctc", str(checkpoint), "--data", str(tmp_path)]) == 1
     assert "2 of 8 files cannot be used, the first: a.flac (no such file)" in capsys.readouterr().err
 
 
@@ -209,7 +209,7 @@ def test_pieces_are_compared_as_words(tuned, tmp_path, capsys):
     pieces = [" ".join("\u2581" + word[:1] + " " + word[1:] for word in text.split()) for text in texts]
     (data / "valid.spm").write_text("".join(f"{line}\n" for line in pieces), encoding="utf-8")
     results = []
-    options = ["evaluate", str(checkpoint), "--ctc", "--data", str(data), "--split", "valid", "--json"]
+    options = ["evaluate", "ctc", str(checkpoint), "--data", str(data), "--split", "valid", "--json"]
     for labels in ("ltr", "spm"):
         assert main([*options, "--labels", labels]) == 0
         results.append(json.loads(capsys.readouterr().out))
@@ -243,7 +243,7 @@ def test_stock_models_are_opened(kind, tmp_path):
 def test_checkpoints_that_recognise_nothing_are_refused(tuned, tmp_path):
     _, data = tuned
     teacher = write_teacher(tmp_path)
-    with pytest.raises(UserError, match="teacher.pt is the model hubert of the task hubert_pretraining, but --ctc"):
+    with pytest.raises(UserError, match="teacher.pt is the model hubert of the task hubert_pretraining, but evaluate"):
         load_recogniser(teacher, data)
     old = {"args": Namespace(arch="wav2vec_ctc", task="audio_pretraining", labels="ltr"), "model": {}}
     torch.save(old, tmp_path / "old.pt")

@@ -1,4 +1,4 @@
-"""`fairseq-distill evaluate` end to end: figures, reasons for missing ones, JSON, and a sentence for bad input."""
+"""`fairseq-distill evaluate probe`, end to end: figures, reasons for missing ones, JSON, a sentence for bad input."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fairseq_distill.cli.main import main
-from fairseq_distill.evaluation.evaluate import evaluate
+from fairseq_distill.evaluation.probing import evaluate_probe
 
 HERTZ = {"low": 400, "middle": 1500, "high": 4000}
 
@@ -28,8 +28,8 @@ def run(checkpoint, tmp_path, capsys):
     """run(folder, *arguments) -> (exit code, stdout, stderr)."""
 
     def call(folder, *arguments):
-        arguments = ["evaluate", str(checkpoint), "--data", str(folder), "--cache", str(tmp_path / "cache"), *arguments]
-        code = main(arguments)
+        paths = [str(checkpoint), "--data", str(folder), "--cache", str(tmp_path / "cache")]
+        code = main(["evaluate", "probe", *paths, *arguments])
         return (code, *capsys.readouterr())
 
     return call
@@ -100,9 +100,9 @@ def test_unknown_speakers_get_the_error_rate_of_equal_weights_alone(keywords, ru
 
 def test_test_labels_do_not_choose_the_layers(keywords, checkpoint, tmp_path):
     rename(keywords, lambda split, row, text: text)
-    before = evaluate(checkpoint, keywords, "speaker", tmp_path / "cache")
+    before = evaluate_probe(checkpoint, keywords, "speaker", tmp_path / "cache")
     rename(keywords, lambda split, row, text: list(HERTZ)[row // 6], splits=["test"])
-    after = evaluate(checkpoint, keywords, "speaker", tmp_path / "cache")
+    after = evaluate_probe(checkpoint, keywords, "speaker", tmp_path / "cache")
     assert after["eer_layers"] == before["eer_layers"] and after["l2"] == before["l2"]
     assert after["eer"] > before["eer"] and after["accuracy"] < before["accuracy"]
 
@@ -166,6 +166,6 @@ def test_real_teacher_beats_random_weights(shared_data, tmp_path):
         (tmp_path / f"{split}.tsv").write_text("\n".join(lines) + "\n")
         (tmp_path / f"{split}.keyword").write_text("".join(labels[k] + "\n" for k in keep))
     path = shared_data / "teacher" / "hubert_small.pt"
-    teacher = evaluate(path, tmp_path, "keyword", tmp_path / "cache")
-    random = evaluate(path, tmp_path, "keyword", tmp_path / "cache", random_seed=1)
+    teacher = evaluate_probe(path, tmp_path, "keyword", tmp_path / "cache")
+    random = evaluate_probe(path, tmp_path, "keyword", tmp_path / "cache", random_seed=1)
     assert teacher["accuracy"] > 0.7 and teacher["accuracy"] > random["accuracy"]

@@ -51,7 +51,7 @@ def make_install(folder: Path, editable: bool) -> Install:
     checkout = folder / "checkout"
     for part in ("fairseq_distill", "hydra_plugins", "config"):
         shutil.copytree(ROOT / part, checkout / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for part in ("setup.py", "MANIFEST.in", "LICENSE"):
+    for part in ("setup.py", "MANIFEST.in", "LICENSE", "README.md"):
         shutil.copy(ROOT / part, checkout)
     venv.create(folder / "venv", symlinks=True)
     site_packages = next((folder / "venv" / "lib").glob("python*/site-packages"))
@@ -116,6 +116,17 @@ def test_argparse_command_finds_the_plugin(install):
     names = ["--task", "speech_distillation", "--arch", "speech_student", "--criterion", "speech_distillation"]
     settings = [".", "--user-dir", user_dir, *names, "--teacher", "MISSING", "--batch-size", "1", "--cpu"]
     check_reaches_the_task(install, install.command("fairseq-train"), *settings)
+
+
+def test_the_version_is_told_once(install):
+    """The package's own, which setup.py reads, is what pip and the program say; type checkers find its annotations."""
+    installed = install.run("-c", "from importlib.metadata import version; print(version('fairseq-distill'))").stdout
+    assert f'__version__ = "{installed.strip()}"\n' in (install.package / "__init__.py").read_text()
+    shown = install.run(install.command("fairseq-distill"), "--version")
+    assert shown.returncode == 0 and shown.stdout.splitlines()[-1] == f"fairseq-distill {installed.strip()}"
+    code = "from importlib.metadata import metadata; print(metadata('fairseq-distill').get_payload())"
+    assert "# fairseq-distill" in install.run("-c", code).stdout
+    assert (install.package / "py.typed").is_file()
 
 
 ORDERS = """

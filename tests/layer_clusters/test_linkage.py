@@ -8,7 +8,7 @@ from scipy.cluster import hierarchy
 from sklearn.cluster import AgglomerativeClustering
 
 from fairseq_distill.errors import UserError
-from fairseq_distill.layer_clusters.linkage import LINKAGES, link, measure_distances, measure_gap
+from fairseq_distill.layer_clusters.linkage import LINKAGES, compute_cluster_distance, link, similarity_to_distance
 
 
 def make_cosines(items=9, axes=6, seed=0, drift=0.0):
@@ -31,24 +31,24 @@ def test_free_linkage_is_scipys():
     _, cosines = make_cosines()
     upper = (1 - cosines)[np.triu_indices(9, 1)]
     for linkage in ("average", "complete"):
-        tree = link(measure_distances(cosines, linkage), linkage, adjacent=False)
+        tree = link(similarity_to_distance(cosines, linkage), linkage, adjacent=False)
         np.testing.assert_allclose(tree, hierarchy.linkage(upper, linkage))
 
 
 def test_wards_heights_are_those_of_the_vectors_themselves():
     vectors, cosines = make_cosines()
-    tree = link(measure_distances(cosines, "ward"), "ward", adjacent=False)
+    tree = link(similarity_to_distance(cosines, "ward"), "ward", adjacent=False)
     np.testing.assert_allclose(tree, hierarchy.linkage(vectors, "ward"), atol=1e-7)
 
 
 def test_ward_is_refused_for_what_are_no_cosines():
     _, cosines = make_cosines(items=3)
     impossible = np.array([[1, 0.9, -0.9], [0.9, 1, 0.9], [-0.9, 0.9, 1]])
-    measure_distances(cosines, "ward"), measure_distances(impossible, "average")
+    similarity_to_distance(cosines, "ward"), similarity_to_distance(impossible, "average")
     with pytest.raises(UserError, match="needs Euclidean distances"):
-        measure_distances(impossible, "ward")
+        similarity_to_distance(impossible, "ward")
     with pytest.raises(UserError, match="one of average, complete, ward"):
-        measure_distances(cosines, "single")
+        similarity_to_distance(cosines, "single")
 
 
 @pytest.mark.parametrize("linkage", LINKAGES)
@@ -64,7 +64,7 @@ def test_neighbours_merge_as_in_brute_force(linkage, seed):
         pairs = [1 - cosines[i, j] for i, j in itertools.product(one, other)]
         return max(pairs) if linkage == "complete" else sum(pairs) / len(pairs)
 
-    tree = link(measure_distances(cosines, linkage), linkage, adjacent=True)
+    tree = link(similarity_to_distance(cosines, linkage), linkage, adjacent=True)
     runs, highest = [[item] for item in range(9)], 0.0
     for count in range(8, 0, -1):
         best = min(range(count), key=lambda place: gap(runs[place], runs[place + 1]))
@@ -80,7 +80,7 @@ def test_neighbours_merge_by_ward_as_in_scikit_learn(seed):
     """Of scikit-learn's linkages only Ward's sees all items of two clusters under a connectivity."""
     vectors, cosines = make_cosines(seed=seed, drift=1.0)
     chain = np.eye(9, k=1) + np.eye(9, k=-1)
-    tree = link(measure_distances(cosines, "ward"), "ward", adjacent=True)
+    tree = link(similarity_to_distance(cosines, "ward"), "ward", adjacent=True)
     for count in (2, 4, 6):
         labels = AgglomerativeClustering(n_clusters=count, connectivity=chain).fit(vectors).labels_
         assert list_groups(tree, 9, count) == sorted(np.flatnonzero(labels == label).tolist() for label in set(labels))
@@ -88,5 +88,5 @@ def test_neighbours_merge_by_ward_as_in_scikit_learn(seed):
 
 def test_a_merge_nearer_than_the_one_before_is_drawn_at_its_height():
     distances = np.array([[0, 1, 0.1], [1, 0, 1.1], [0.1, 1.1, 0]])
-    assert measure_gap(distances, [0, 1], [2], "average") == pytest.approx(0.6)
+    assert compute_cluster_distance(distances, [0, 1], [2], "average") == pytest.approx(0.6)
     np.testing.assert_allclose(link(distances, "average", adjacent=True), [[0, 1, 1, 2], [3, 2, 1, 3]])

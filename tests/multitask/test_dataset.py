@@ -9,6 +9,7 @@ import soundfile
 import torch
 from fairseq.tasks import FairseqTask
 
+from fairseq_distill.data.audio_settings import AudioSettings
 from fairseq_distill.errors import UserError
 from fairseq_distill.multitask.augmentation import Augmentation
 from fairseq_distill.multitask.dataset import load_multitask_dataset
@@ -37,9 +38,18 @@ def load(folders, entries=({}, {}), split="train", training=True, augmentation=N
     kinds = ("classification", "verification")
     tasks = parse_tasks([{"name": n, "kind": k, **e} for n, k, e in zip(CLASSES, kinds, entries)])
     folders = [[str(f) for f in own] for own in folders]
-    settings = {"sample_rate": 16_000, "min_sample_size": 400, "pad": True, "max_broken": 0.5, **options}
+    group = options.pop("group_by_length", False)
+    defaults = {"sample_rate": 16_000, "min_sample_size": 400, "pad": True, "max_broken": 0.5}
+    settings = AudioSettings(normalize=normalize, **{**defaults, **options})
     return load_multitask_dataset(
-        split, tasks, folders, CLASSES, normalize=normalize, augmentation=augmentation, training=training, **settings
+        split,
+        tasks,
+        folders,
+        CLASSES,
+        settings,
+        augmentation=augmentation,
+        training=training,
+        group_by_length=group,
     )
 
 

@@ -1,4 +1,4 @@
-"""`fairseq-distill evaluate --heads`: figures of a fine-tuned model's own heads, computed once more by hand."""
+"""`fairseq-distill evaluate heads`: figures of a fine-tuned model's own heads, computed once more by hand."""
 
 import json
 
@@ -39,7 +39,7 @@ def outputs(tuned):
 
 
 def evaluate(capsys, tuned, *words):
-    code = main(["evaluate", str(tuned[0]), "--heads", "--data", str(tuned[1]), *map(str, words)])
+    code = main(["evaluate", "heads", str(tuned[0]), "--data", str(tuned[1]), *map(str, words)])
     return code, capsys.readouterr()
 
 
@@ -99,5 +99,6 @@ def test_the_table_and_what_is_not_there(tuned, capsys, caplog):
     code, printed = evaluate(capsys, tuned, "--split", "other")
     assert code == 0 and "keyword" not in printed.out
     assert "not measured, as there are no labels: keyword" in caplog.text + printed.err
-    code, printed = evaluate(capsys, tuned, "--label", "keyword")
-    assert code == 1 and "--label cannot go with --heads" in printed.err
+    with pytest.raises(SystemExit) as stopped:
+        evaluate(capsys, tuned, "--label", "keyword")
+    assert stopped.value.code == 2 and "unrecognized arguments: --label keyword" in capsys.readouterr().err

@@ -75,8 +75,8 @@ def test_prints_what_is_left(tmp_path, capsys):
         "conv 0      6 of 6 channels",
         "conv 1      3 of 5 channels",
         "conv 2      7 of 7 channels",
-        "layer 1     2 of 3 heads, 5 of 5 neurons",
-        "layer 2     0 of 3 heads, 2 of 5 neurons",
+        "layer 1     2 of 3 heads, 5 of 5 FFN neurons",
+        "layer 2     0 of 3 heads, 2 of 5 FFN neurons",
     ]
     before, after = load_encoder(source), load_encoder(out)
     old, new = (count_parameters(e)["encoder"] for e in (before, after))

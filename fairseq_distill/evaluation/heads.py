@@ -1,4 +1,4 @@
-"""What the heads of a fine-tuned multi-task model reach on a manifest: accuracy of keywords, error rates of speakers."""
+"""What the heads of a fine-tuned multi-task model reach: accuracy of classifications, error rates of verifications."""
 
 import logging
 import time
@@ -11,7 +11,7 @@ from torch import nn
 
 from ..data.labels import read_labels
 from ..data.manifest import Manifest, read_manifest
-from ..data.waves import describe_unreadable, process_waves
+from ..data.waves import process_waves
 from ..errors import UserError
 from ..multitask.task_list import TaskSettings
 from .classification import measure_classes
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 Arrays = Dict[str, np.ndarray]  # by task
 
 
-class Heard(NamedTuple):
-    """What a task's head said of the utterances that have a label for it."""
+class HeadOutputs(NamedTuple):
+    """What a task's head makes of the utterances that have a label for it."""
 
     task: TaskSettings
     classes: List[str]
@@ -40,6 +40,7 @@ def evaluate_heads(model: nn.Module, data: Path, split: str = "test", trials: Op
     Args:
         model: a SpeechMultitask, as `load_multitask` gives it.
         data: folder of SPLIT.tsv and its label files.
+        split: name of the manifest.
         trials: list of pairs for verification, also looked for in `data`; None = all pairs.
 
     Returns:
@@ -56,15 +57,13 @@ def evaluate_heads(model: nn.Module, data: Path, split: str = "test", trials: Op
     rows = sorted({row for own in labels.values() for row, label in enumerate(own) if label})
 
     @torch.inference_mode()
-    def hear(wave: torch.Tensor) -> Tuple[Arrays, Arrays]:
-        output = model(
-            wave.unsqueeze(0)
-        )  # its hidden states are not kept: a whole manifest's would not fit into memory
+    def run_heads(wave: torch.Tensor) -> Tuple[Arrays, Arrays]:
+        output = model(wave.unsqueeze(0))
+        # hidden states are not kept: a whole manifest's would not fit into memory
         return _as_arrays(output.scores), _as_arrays(output.embeddings)
 
-    outputs, unreadable = process_waves(manifest, rows, model.cfg.shortest_wave, hear, "heads on")
-    if unreadable:
-        logger.warning(describe_unreadable(manifest, unreadable))
+    outputs, unreadable = process_waves(manifest, rows, model.cfg.shortest_wave, run_heads, "heads on")
+    unreadable.log()
     tasks: Dict[str, Any] = {}
     for task in (task for task in model.tasks if task.name in labels):
         used = [row for row in outputs if labels[task.name][row]]
@@ -74,11 +73,11 @@ def evaluate_heads(model: nn.Module, data: Path, split: str = "test", trials: Op
             )
         scores, embeddings = (np.stack([outputs[row][i][task.name] for row in used]) for i in (0, 1))
         own = [labels[task.name][row] for row in used]
-        heard = Heard(task, model.classes[task.name], used, own, scores, embeddings)
+        head = HeadOutputs(task, model.classes[task.name], used, own, scores, embeddings)
         if task.kind == "classification":
-            found = _measure_keywords(heard)
+            found = _measure_classes(head)
         else:
-            found = _measure_speakers(heard, *_choose_pairs(heard, listed))
+            found = _measure_speakers(head, *_choose_pairs(head, listed))
         tasks[task.name] = {"kind": task.kind, "utterances": len(used), **found}
     return {
         "data": str(data),
@@ -100,7 +99,8 @@ def _read_all_labels(tasks: Sequence[TaskSettings], manifest: Manifest, data: Pa
     labels = {name: read_labels(file, len(manifest.paths)) for name, file in files.items() if file.is_file()}
     if not labels:
         raise UserError(
-            f"none of {', '.join(map(str, files.values()))} is there: labels of {split}.tsv for a task of this model are needed"
+            f"none of {', '.join(map(str, files.values()))} is there: labels of {split}.tsv for a task of this model "
+            "are needed"
         )
     left_out = [name for name in files if name not in labels]
     if left_out:
@@ -126,31 +126,31 @@ def _read_listed_trials(
     return listed
 
 
-def _measure_keywords(heard: Heard) -> Dict[str, Any]:
-    unknown = sorted(set(heard.labels) - set(heard.classes))
+def _measure_classes(outputs: HeadOutputs) -> Dict[str, Any]:
+    unknown = sorted(set(outputs.labels) - set(outputs.classes))
     if unknown:
-        logger.warning(f"task {heard.task.name}: {', '.join(unknown)} was not in training, and is always wrong")
-    predicted = [heard.classes[best] for best in heard.scores.argmax(1)]
-    return {"classes": len(heard.classes), **measure_classes(predicted, heard.labels)}
+        logger.warning(f"task {outputs.task.name}: {', '.join(unknown)} was not in training, and is always wrong")
+    predicted = [outputs.classes[best] for best in outputs.scores.argmax(1)]
+    return {"classes": len(outputs.classes), **measure_classes(predicted, outputs.labels)}
 
 
-def _choose_pairs(heard: Heard, listed: Optional[Trials]) -> Tuple[Trials, Optional[int]]:
-    """Pairs of heard utterances, and how many of the list had to be left out; None without a list."""
+def _choose_pairs(outputs: HeadOutputs, listed: Optional[Trials]) -> Tuple[Trials, Optional[int]]:
+    """Pairs of utterances, and how many of the list had to be left out; None without a list."""
     if listed is None:
-        return pair_all(np.asarray(heard.labels)), None
-    pairs = listed.keep(heard.rows)
+        return pair_all(np.asarray(outputs.labels)), None
+    pairs = listed.keep(outputs.rows)
     return pairs, len(listed.same) - len(pairs.same)
 
 
-def _measure_speakers(heard: Heard, pairs: Trials, skipped: Optional[int]) -> Dict[str, Any]:
+def _measure_speakers(outputs: HeadOutputs, pairs: Trials, skipped: Optional[int]) -> Dict[str, Any]:
     same, different = pairs.count()
     if not same or not different:
         raise UserError(
-            f"task {heard.task.name}: {same} pairs of the same speaker and {different} of different ones; an error rate "
-            "needs both"
+            f"task {outputs.task.name}: {same} pairs of the same speaker and {different} of different ones; an error "
+            "rate needs both"
         )
-    speakers = np.asarray(heard.labels)
+    speakers = np.asarray(outputs.labels)
     found = measure_scores(
-        score_trials(heard.embeddings, pairs), pairs.same, speakers[pairs.enrol], speakers[pairs.test]
+        score_trials(outputs.embeddings, pairs), pairs.same, speakers[pairs.enrol], speakers[pairs.test]
     )
     return {"same_pairs": same, "different_pairs": different, "trials_skipped": skipped, **found}

@@ -1,4 +1,4 @@
-"""The whole evaluation of frozen features: manifests and labels of three splits in, figures with intervals out."""
+"""The whole evaluation of a frozen encoder by a probe: manifests and labels of three splits in, figures out."""
 
 import time
 from collections import Counter
@@ -19,7 +19,7 @@ from .trials import Trials, check_speakers, read_trials
 from .verification import count_pairs, measure_verification, verify
 
 SPLITS = ("train", "valid", "test")
-LABELS = ("keyword", "speaker")
+LABEL_KINDS = ("keyword", "speaker")
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Split:
     skipped: Dict[str, int]
 
 
-def evaluate(
+def evaluate_probe(
     checkpoint: Path,
     data: Path,
     label: str,

@@ -1,4 +1,4 @@
-"""Transcripts as the units that a CTC model writes: letters or sentencepiece units, in the form of fairseq's labels."""
+"""Transcripts as tokens of a CTC model: letters or sentencepiece's pieces, in the form of fairseq's labels."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, Dict, Sequence
 
 from ..errors import UserError
 
-_SPECIALS = 3  # the first units of a sentencepiece model: <unk>, <s>, </s>; fairseq's dictionary has its own
+_SPECIALS = 3  # the first tokens of a sentencepiece model: <unk>, <s>, </s>; fairseq's dictionary has its own
 
 
 class Letters:
@@ -15,11 +15,11 @@ class Letters:
     ending = "ltr"
 
     def split(self, text: str) -> str:
-        """Units of a text, spaces between them."""
+        """Tokens of a text, spaces between them."""
         return " ".join(text.replace(" ", "|")) + " |"
 
     def order(self, counts: Dict[str, int]) -> Dict[str, int]:
-        """The dictionary of counted units: the commonest first."""
+        """The dictionary of counted tokens: the commonest first."""
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -28,7 +28,7 @@ class Pieces:
 
     Args:
         texts: transcripts to train a unigram model on, as they stand: no normalisation, so that no word changes.
-        size: units of the model, <unk>, <s> and </s> among them.
+        size: tokens of the model, <unk>, <s> and </s> among them.
         path: where the model is written.
 
     Raises:
@@ -57,13 +57,13 @@ class Pieces:
         self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
 
     def split(self, text: str) -> str:
-        """Units of a text, spaces between them."""
+        """Tokens of a text, spaces between them."""
         return " ".join(self._processor.encode(text, out_type=str))
 
     def order(self, counts: Dict[str, int]) -> Dict[str, int]:
-        """The dictionary of counted units: all of the model, in its order, so fairseq's number of a unit is its + 1."""
-        units = map(self._processor.id_to_piece, range(_SPECIALS, self._processor.get_piece_size()))
-        return {unit: counts.get(unit, 0) for unit in units}
+        """The dictionary of counted tokens: all of the model, in its order: fairseq's number of a token is its + 1."""
+        tokens = map(self._processor.id_to_piece, range(_SPECIALS, self._processor.get_piece_size()))
+        return {token: counts.get(token, 0) for token in tokens}
 
 
 def load_sentencepiece() -> Any:
@@ -75,6 +75,6 @@ def load_sentencepiece() -> Any:
     return sentencepiece
 
 
-def count_units(lines: Sequence[str]) -> Dict[str, int]:
-    """How often each unit is in lines of units."""
-    return Counter(unit for line in lines for unit in line.split(" "))
+def count_tokens(lines: Sequence[str]) -> Dict[str, int]:
+    """How often each token is in lines of tokens."""
+    return Counter(token for line in lines for token in line.split(" "))
