@@ -4,8 +4,8 @@
     python docs/make_settings.py --check    exit with 1 if the page is not current
 
 The dataclasses are found through fairseq's registries, so it does not matter which file they are in. The page is the
-same on both stacks: a setting is listed if a class of ours declares it, in the order of that class; of what fairseq's own
-HubertConfig declares, whose fields and help differ between versions, INHERITED names what is listed.
+same on both stacks: a setting is listed if a class of ours declares it, in the order of that class; of what fairseq's
+own HubertConfig declares, whose fields and help differ between versions, INHERITED names what is listed.
 """
 
 import argparse
@@ -57,7 +57,7 @@ INHERITED = {
     "mask_channel_length": "channels of a masked span",
     "final_dim": "masked prediction: width that outputs and units are compared in; 0 = encoder_embed_dim",
     "untie_final_proj": "masked prediction: a projection for each set of labels",
-    "checkpoint_activations": "run layers again in the backward pass instead of keeping what they made: less memory, more time",
+    "checkpoint_activations": "run layers again in the backward pass, keeping less in memory: slower",
 }
 
 INTRODUCTION = """\
