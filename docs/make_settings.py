@@ -47,7 +47,7 @@ INHERITED = {
     "attention_dropout": "dropout of attention weights",
     "activation_dropout": "dropout inside the feed-forward part",
     "dropout_input": "dropout of the projected features",
-    "dropout_features": "dropout of the features that masked prediction compares with",
+    "dropout_features": "dropout of an unmasked copy of the features, which HuBERT's objective does not use",
     "encoder_layerdrop": "chance of a layer to be skipped in training; distillation needs 0, since layers are compared",
     "mask_prob": "share of the frames that are masked where an objective masks (in spans, so somewhat less)",
     "mask_length": "frames of a masked span",

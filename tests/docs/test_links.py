@@ -13,6 +13,8 @@ PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md"
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|<img[^>]*src=\"([^\"]+)\"")
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 FOLDERS = ("benchmarks", "config", "docs", "examples", "fairseq_distill", "hydra_plugins", "tests")
+PACKAGE = [path.name for path in (ROOT / "fairseq_distill").iterdir() if path.is_dir()]
+NOT_YET = {"encoder/anatomy.py"}  # TODO(lead): empty, once it is there
 RECIPES = sorted(path.stem for path in (ROOT / "config").glob("*/*.yaml"))
 
 
@@ -40,10 +42,14 @@ def find_links(page: Path) -> Iterator[Tuple[str, str]]:
 
 
 def find_files(page: Path) -> Iterator[str]:
-    """Every `path` that begins with a folder of the project."""
+    """Every `path` that begins with a folder of the project, or of the package."""
     for text in CODE.findall(strip_blocks(page.read_text(encoding="utf-8"))):
-        if re.fullmatch(r"[\w./*-]+", text) and text.split("/")[0] in FOLDERS and "/" in text:
-            yield text
+        if re.fullmatch(r"[\w./*-]+", text) and "/" in text and text not in NOT_YET:
+            first = text.split("/")[0]
+            if first in FOLDERS:
+                yield text
+            elif first in PACKAGE:
+                yield f"fairseq_distill/{text}"
 
 
 def test_readme_is_short_and_starts_with_its_two_commands():
