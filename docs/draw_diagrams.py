@@ -165,7 +165,7 @@ def draw_architecture() -> None:
         1.95,
         9.2,
         "one objective",
-        "align frames, mask padding, a distance for each group of layers, weigh, sum, log; plus the size loss of pruning",
+        "align frames, mask padding, a distance for each group, weigh, sum, log; and the size loss of pruning",
         "criterions/, distillation/",
         face="#eef3f8",
     )
