@@ -81,13 +81,13 @@ class Row(NamedTuple):
 
 
 def list_own_settings(dataclass: type) -> List[Row]:
-    """The settings that classes of this project declare, base classes first, in the order of the source."""
+    """The settings that classes of this project declare, in the order of the source; those of base classes follow."""
     rows: Dict[str, Row] = {}
-    for cls in reversed(dataclass.__mro__):
+    for cls in dataclass.__mro__:
         if not cls.__module__.startswith("fairseq_distill."):
             continue
         for name in cls.__dict__.get("__annotations__", {}):
-            rows[name] = describe(dataclass, name)
+            rows.setdefault(name, describe(dataclass, name))
     return list(rows.values())
 
 
@@ -130,7 +130,7 @@ def format_table(rows: List[Row], prefix: str) -> str:
 def split_shared(tables: Dict[str, List[Row]]) -> Tuple[List[Row], Dict[str, List[Row]]]:
     """(rows that all tables have alike, the tables without them)."""
     first, *others = tables.values()
-    shared = [row for row in first if others and all(row in rows for rows in others)]
+    shared = [row for row in first if all(row in rows for rows in others)]
     return shared, {name: [row for row in rows if row not in shared] for name, rows in tables.items()}
 
 
@@ -174,11 +174,11 @@ def make_page() -> str:
     for section, registry in SECTIONS.items():
         ours = {key: cls for key, cls in registry.items() if (cls.__module__ or "").startswith("fairseq_distill.")}
         ours = {key: cls for key, cls in sorted(ours.items()) if key.startswith("speech_")}
-        shared, rest = split_shared({key: list_own_settings(cls) for key, cls in ours.items()})
-        names = " and ".join(f"`{key}`" for key in ours)
-        if shared:
-            parts.append(f"## Of the {section}s {names}\n\n{format_table(shared, section + '.')}")
-        for key, rows in rest.items():
+        tables = {key: list_own_settings(cls) for key, cls in ours.items()}
+        if section == "model":  # an encoder's settings, of which there are many
+            shared, tables = split_shared(tables)
+            parts.append(f"## Both models\n\n{format_table(shared, 'model.')}")
+        for key, rows in tables.items():
             parts.append(f"## {section.capitalize()} `{key}`\n\n{format_table(rows, section + '.')}")
             if key == "speech_multitask" and section == "task":
                 parts.append(format_heads())
