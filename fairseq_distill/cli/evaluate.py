@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..evaluation import ctc
 from ..evaluation.evaluate import LABELS, SPLITS, evaluate
 from ..evaluation.multitask import evaluate_heads
-from ..models.speech_multitask import load_multitask
+from ..multitask.model import load_multitask
 
 HELP = "measure features by a linear probe (keywords, speakers) and verification, a fine-tuned model's heads, or its word errors"
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..data.audio_file import BrokenAudio, read_wave
 from ..errors import UserError
-from ..models.speech_multitask import MultitaskOutput, SpeechMultitask, load_multitask
+from ..multitask.model import MultitaskModel, MultitaskOutput, load_multitask
 from ..output.files import write_whole
 
 HELP = "labels with probabilities, embeddings, and whether two files are of one speaker, by a fine-tuned model"
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def hear(model: SpeechMultitask, path: str) -> MultitaskOutput:
+def hear(model: MultitaskModel, path: str) -> MultitaskOutput:
     """The model's output for one file, a batch of one.
 
     Raises:
@@ -70,7 +70,7 @@ def hear(model: SpeechMultitask, path: str) -> MultitaskOutput:
         return model(wave.unsqueeze(0))
 
 
-def describe(model: SpeechMultitask, files: List[str], outputs: List[MultitaskOutput]) -> Dict[str, Any]:
+def describe(model: MultitaskModel, files: List[str], outputs: List[MultitaskOutput]) -> Dict[str, Any]:
     """What `--json` prints: all labels of each file and classification task, likeliest first; cosines of two files."""
     rows: List[Dict[str, Any]] = [{"file": path, "labels": {}} for path in files]
     cosines = {}

@@ -101,13 +101,13 @@ class NoHeads(nn.Module):
         return list(hidden)
 
 
-HEADS = {"linear": LinearHeads, "split": SplitHeads, "none": NoHeads}
+PREDICTION_HEADS = {"linear": LinearHeads, "split": SplitHeads, "none": NoHeads}
 
 
 def build_heads(kind: str, width: int, target_width: int, groups: int, **options: Any) -> nn.Module:
     """Heads of the `kind` that `model.prediction_head` names, in float32 on the default device."""
     with torch.random.fork_rng(devices=[]):  # the rest of the student starts the same with any heads
-        return HEADS[kind](width, target_width, groups, **options)
+        return PREDICTION_HEADS[kind](width, target_width, groups, **options)
 
 
 def assign_heads(groups: Sequence[Group], share: str) -> List[int]:
