@@ -46,7 +46,7 @@ def train(out, data, teacher, recipe="dphubert", check=True, **overrides):
         "common.log_interval": 1,
         "common.tensorboard_logdir": "null",
         "hydra.run.dir": out,
-        **(FAST_GATES if recipe in ("dphubert", "dpwavlm") else GROUPS),
+        **(FAST_GATES if recipe == "dphubert" else GROUPS),
         **{key.replace("__", "."): value for key, value in overrides.items()},
     }
     return run(command(ROOT / "config" / "distill", recipe, settings), check)
@@ -127,15 +127,14 @@ def test_the_other_families_go_through_both_stages(folder, tmp_path, family):
         teacher = str(layouts.write_wavlm(tmp_path / "wavlm.pt", weights))
     else:
         teacher = write_teacher(tmp_path, **PRE_NORM)
-    recipe = "dpwavlm" if family == "wavlm" else "dphubert"
-    train(tmp_path / "stage1", folder / "data", teacher, recipe, optimization__max_update=25)
+    train(tmp_path / "stage1", folder / "data", teacher, "dphubert", optimization__max_update=25)
     pruned = tmp_path / "pruned.pt"
     assert main(["prune", str(last(tmp_path / "stage1")), str(pruned)]) == 0
     train(
         tmp_path / "stage2",
         folder / "data",
         teacher,
-        f"{recipe}_stage2",
+        "dphubert_stage2",
         model__init=pruned,
         optimization__max_update=2,
     )

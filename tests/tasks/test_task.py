@@ -78,6 +78,21 @@ def test_a_loaded_student_can_be_validated_again(tmp_path):
     assert torch.isfinite(loss) and int(frames) > 0 and task.plan.groups == [[1], ["f", 3]]
 
 
+@pytest.mark.parametrize("from_checkpoint", [False, True])
+def test_student_and_teacher_are_told_once_what_the_objective_captures(tmp_path, from_checkpoint):
+    run = make_run(tmp_path, write_teacher(tmp_path), criterion={"groups": "[[1],[3]]", "layer_relations": 1.0})
+    task, model = build(run)
+    if from_checkpoint:
+        task = tasks.setup_task(run.task, from_checkpoint=True)
+        model = task.build_model(run.model, from_checkpoint=True)
+    assert model.plan == task.plan and model.plan.captures == {"inputs", "outputs"}
+    waves = torch.randn(1, 4000)
+    for states in (model(waves, predict=True).states, task.compute_targets(waves)):
+        assert len(states.inputs) == len(states.outputs) == 2 and not states.maps
+    _, _, log = task.build_criterion(run.criterion)(model, {"net_input": {"source": waves}})
+    assert log["distance/layer_relations_3"] > 0
+
+
 def test_loading_a_student_touches_no_teacher(tmp_path):
     run = make_run(tmp_path, write_teacher(tmp_path))
     build(run)
