@@ -29,8 +29,8 @@ class SpeechDistillationCriterion(FairseqCriterion):
         self.masking, self.masked_prediction = cfg.masking, cfg.masked_prediction
         if not self.objective.weights:
             raise ValueError(
-                f"criterion: every weight ({', '.join(TERMS)}) is 0; nothing would be learned of the teacher (masked prediction "
-                "alone needs none: see the recipe dicehubert)"
+                f"criterion: every weight ({', '.join(TERMS)}) is 0; nothing would be learned of the teacher (masked "
+                "prediction alone needs none: see the recipe dicehubert)"
             )
 
     def forward(self, model: torch.nn.Module, sample: Dict[str, Any], reduce: bool = True):
@@ -59,7 +59,7 @@ class SpeechDistillationCriterion(FairseqCriterion):
         return loss, frames, logging_output
 
     def find_units(self, model: torch.nn.Module, sample: Dict[str, Any]) -> UnitTargets:
-        """What masked prediction predicts; in validation the masks follow from the rows, so that all checkpoints have the same."""
+        """What masked prediction predicts; in validation masks follow from the rows: all checkpoints have the same."""
         source, padding_mask = sample["net_input"]["source"], sample["net_input"].get("padding_mask")
         with nullcontext() if model.training else numpy_seed(*sample["id"].tolist()):
             mask_indices = model.sample_mask(source, padding_mask)

@@ -19,9 +19,9 @@ class SpeechMultitaskCriterion(FairseqCriterion):
 
     With `distillation`, plus the mean over frames and groups of the distances to the teacher's layers.
 
-    The loss handed to fairseq is that times the number of utterances, which is `sample_size`: with gradient accumulation
-    and several GPUs, batches weigh by their size. Loss and accuracy of each task are logged from sums and counts over its
-    labelled utterances, so they are exact however the data was cut into batches.
+    The loss handed to fairseq is that times the number of utterances, which is `sample_size`: with gradient
+    accumulation and several GPUs, batches weigh by their size. Loss and accuracy of each task are logged from sums and
+    counts over its labelled utterances, so they are exact however the data was cut into batches.
     """
 
     def __init__(self, cfg: SpeechMultitaskCriterionConfig, task: Any):

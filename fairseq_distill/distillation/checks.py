@@ -10,8 +10,8 @@ def check_labels(criterion: Any, label_dir: str, model_cfg: Any) -> None:
     """Masked prediction and the folder of units belong together."""
     if bool(criterion.masked_prediction) != bool(label_dir):
         raise UserError(
-            f"criterion.masked_prediction={criterion.masked_prediction:g} with task.label_dir={label_dir or 'nothing'}: give both "
-            "or none (fairseq-distill units makes the folder)"
+            f"criterion.masked_prediction={criterion.masked_prediction:g} with "
+            f"task.label_dir={label_dir or 'nothing'}: give both or none (fairseq-distill units makes the folder)"
         )
     reduction = model_cfg.get("time_reduction", 1)
     if label_dir and reduction > 1:

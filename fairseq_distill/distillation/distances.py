@@ -1,4 +1,4 @@
-"""Distances between the student's predictions and the teacher's hidden states, at the teacher's width, frame by frame."""
+"""Distances between the student's predictions and the teacher's hidden states, frame by frame."""
 
 from typing import Any, Callable, Dict, Optional
 
@@ -43,7 +43,8 @@ def needs_heads(name: str, criterion: Any, model_cfg: Any) -> None:
     """Raise UserError where the student has no heads to make predictions."""
     if str(model_cfg.get("prediction_head", "linear")) == "none":
         raise UserError(
-            f"criterion.{name} compares features at the teacher's width: set model.prediction_head=linear (or its weight to 0)"
+            f"criterion.{name} compares features at the teacher's width: set model.prediction_head=linear (or its "
+            "weight to 0)"
         )
 
 

@@ -64,9 +64,10 @@ class Objective:
         """Compare a student with its teacher on a batch.
 
         Args:
-            student: with predictions of the first frames; of a student that reduces time they may be fewer than the teacher's
-                (`heads.LinearHeads`).
+            student: with predictions of the first frames; of a student that reduces time they may be fewer than the
+                teacher's (`heads.LinearHeads`).
             teacher: its states, for each of the plan's groups.
+            plan: of what is predicted.
         """
         teacher, padding_mask = align(student, teacher)
         frames = count_valid_frames(student.predictions[0], padding_mask)
@@ -86,7 +87,7 @@ class Objective:
 
 
 def align(student: GroupStates, teacher: GroupStates) -> Tuple[GroupStates, Optional[Tensor]]:
-    """(teacher's states of the frames that the student predicts, mask (batch, frames) of what is padding for either)."""
+    """(teacher's states of the frames that the student predicts, mask (batch, frames) of padding of either)."""
     frames = student.predictions[0].size(1)
     if frames != teacher.hidden[0].size(1):
         teacher = teacher.cut(frames)
@@ -112,7 +113,9 @@ def log_means(logging_outputs: List[Dict[str, Any]], frames: float, *prefixes: s
     """Log means over `frames` of what logging outputs have sums of, under names "PREFIX/NAME", as NAME.
 
     Args:
-        prefixes: default: those of `Distance.to_log`.
+        logging_outputs: of the batches.
+        frames: in all batches.
+        *prefixes: default: those of `Distance.to_log`.
     """
     for key in logging_outputs[0]:
         prefix, _, name = key.partition("/")
@@ -124,8 +127,9 @@ def check_objective(criterion: Any, groups: Sequence[Group], model_cfg: Any) -> 
     """Raise UserError where terms that have a weight do not go with the other settings, or nothing trains the heads.
 
     Args:
-        criterion, model_cfg: settings of the criterion and of the student.
+        criterion: settings of the criterion.
         groups: of layers, of the teacher and of the student.
+        model_cfg: settings of the student.
     """
     names = [name for name in TERMS if criterion[name]]
     if str(model_cfg.get("prediction_head", "linear")) != "none" and not any(name in DISTANCES for name in names):

@@ -32,7 +32,8 @@ class PredictionPlan:
     Attributes:
         groups: of the teacher's layers, one for each prediction; with a head for each of several teachers, those of the
             first, then the same for the second, ...
-        student_groups: layers of the student whose mean each group is predicted from; empty = all from its final output.
+        student_groups: layers of the student whose mean each group is predicted from; empty = all from its final
+            output.
         width: of the teacher.
         teachers: how many times each group is there: once, or once for each teacher.
         captures: fields of `GroupStates` that the objective reads of each group's deepest layer.

@@ -1,4 +1,4 @@
-"""What a student says for distillation: its states at the groups, its predictions of the teacher, units of masked frames."""
+"""What a student says for distillation: states at its groups, predictions of the teacher, units of masked frames."""
 
 from dataclasses import replace
 from typing import NamedTuple, Optional
@@ -16,8 +16,8 @@ class StudentOutput(NamedTuple):
     """What a student says about a batch.
 
     Attributes:
-        states: with its predictions. Their `padding_mask` is that of the predictions, which has time_reduction times the
-            frames of `hidden`, up to time_reduction - 1 fewer than the teacher makes.
+        states: with its predictions. Their `padding_mask` is that of the predictions, which has time_reduction times
+            the frames of `hidden`, up to time_reduction - 1 fewer than the teacher makes.
         unit_scores: where units were to be predicted.
     """
 
@@ -35,7 +35,9 @@ def predict_groups(
     """Run a student as far as the plan needs it, and predict the plan's groups.
 
     Args:
+        encoder: the student.
         heads: those of `heads.build_heads`.
+        plan: of what is predicted.
         features: of a batch of waves, as the encoder computed them.
         mask_indices: (batch, frames) bool, frames to mask before the first layer, or None.
     """

@@ -38,7 +38,8 @@ def fit_to_teachers(
 
     Args:
         teachers: at least one.
-        task_cfg, model_cfg: the sections as fairseq handed them over; the run's own are written too.
+        task_cfg: the task's settings as fairseq handed them over; the run's own are written too.
+        model_cfg: the student's, likewise.
         criterion: settings of the criterion.
 
     Returns:
@@ -68,7 +69,7 @@ def fit_to_teachers(
 
 
 def choose_groups(paths: List[str], task_cfg: Any, model_cfg: Any, criterion: Any) -> Any:
-    """Groups as `parse_groups` takes them: given, out of a file, or clusters of the layers of the teachers at `paths`."""
+    """Groups as `parse_groups` takes them: given, out of a file, or clusters of the layers of teachers at `paths`."""
     # imported where needed: scipy and scikit-learn take a second, in every process
     if criterion.groups_file:
         from ..layer_clusters.storage import read_groups
@@ -113,8 +114,8 @@ def settle_update_freq(run: Any, task_cfg: Any) -> None:
     seconds = run.dataset.max_tokens / task_cfg.sample_rate
     update_freq = max(1, round(task_cfg.update_seconds / (seconds * gpus)))
     reason = (
-        f"an update is {update_freq} x {gpus} batches of up to {seconds:g} s = {update_freq * gpus * seconds:g} s of audio, "
-        f"task.update_seconds={task_cfg.update_seconds:g}"
+        f"an update is {update_freq} x {gpus} batches of up to {seconds:g} s = {update_freq * gpus * seconds:g} s of "
+        f"audio, task.update_seconds={task_cfg.update_seconds:g}"
     )
     settle(run, "optimization", {"update_freq": [update_freq]}, reason)
 

@@ -1,4 +1,4 @@
-"""Relations between the frames of an utterance, which a student can learn without projections to the teacher's width."""
+"""Relations between the frames of an utterance, which a student can learn without heads of the teacher's width."""
 
 from typing import Any, Dict, Optional
 
@@ -33,18 +33,20 @@ def relate(one: Tensor, other: Tensor) -> Tensor:
     """Inner products of all frames of `one` with all of `other`, over the width: (batch, frames, frames), float32.
 
     With both the same hidden state it is STaR's layer-wise temporal Gram matrix, with a layer's input and output its
-    intra-layer one (2312.09040). The division, which makes matrices of different widths comparable, is ours: how the paper
-    scales them is not known to us.
+    intra-layer one (2312.09040). The division, which makes matrices of different widths comparable, is ours: how the
+    paper scales them is not known to us.
 
     Args:
-        one, other: (batch, frames, width).
+        one: (batch, frames, width).
+        other: the same shape.
     """
     return one.float() @ other.float().transpose(1, 2) / one.size(-1)
 
 
 def relation_distance(prediction: Tensor, target: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
-    """Squared difference of two relations (batch, frames, frames), averaged over the frames that are no padding in the last
-    dimension: (batch, frames).
+    """Squared difference of two relations (batch, frames, frames), averaged over valid frames: (batch, frames).
+
+    The average is over the last dimension.
     """
     squares = (prediction - target).pow(2)
     if padding_mask is None:
@@ -59,7 +61,8 @@ def map_divergence(prediction: Tensor, target: Tensor, padding_mask: Optional[Te
     STaR compares head-averaged maps too (2312.09040); the divergence is ours.
 
     Args:
-        prediction, target: probabilities (batch, queries, keys), each row summing to 1.
+        prediction: probabilities (batch, queries, keys), each row summing to 1.
+        target: the same shape.
         padding_mask: (batch, frames) bool, True = padding, or None; attention to padding is left out.
     """
     smallest = torch.finfo(torch.float32).tiny

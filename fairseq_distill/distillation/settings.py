@@ -17,7 +17,7 @@ def make_weights(name: str, terms: Dict[str, Term], module: str, **defaults: flo
         name: of the class.
         terms: the table.
         module: where the class is to be found.
-        defaults: of weights, where another than the table's.
+        **defaults: of weights, where another than the table's.
     """
     members = []
     for term_name, term in terms.items():
@@ -39,10 +39,10 @@ class SpeechDistillationCriterionConfig(TermWeights):
     groups: Any = field(
         default="[[4],[8],[12]]",
         metadata={
-            "help": "groups of teacher layers, each averaged into one target: 0 = input of the first layer, l = output of "
-            'layer l, f = projected features before the positional convolution; or a rule such as "f, every 4" = a group '
-            "for the features and for every fourth layer; or auto = clusters of the teacher's layers, found on the training "
-            "data when training starts"
+            "help": "groups of teacher layers, each averaged into one target: 0 = input of the first layer, l = output "
+            "of layer l, f = projected features before the positional convolution; or a rule such as 'f, every 4' = a "
+            "group for the features and for every fourth layer; or auto = clusters of the teacher's layers, found on "
+            "the training data when training starts"
         },
     )
     groups_file: str = field(
@@ -60,8 +60,8 @@ class SpeechDistillationCriterionConfig(TermWeights):
     student_average: bool = field(
         default=False,
         metadata={
-            "help": "with predict_from=layers: predict a group from the mean of the student's layers at its depths, instead "
-            "of from the deepest one"
+            "help": "with predict_from=layers: predict a group from the mean of the student's layers at its depths, "
+            "instead of from the deepest one"
         },
     )
     predict_from: ChoiceEnum(["layers", "last"]) = field(
@@ -71,8 +71,8 @@ class SpeechDistillationCriterionConfig(TermWeights):
     masking: bool = field(
         default=False,
         metadata={
-            "help": "in training, mask frames of the student's input (model.mask_prob, ...); masked frames are compared with a "
-            "teacher that sees them, the others with one that does not (ARMHuBERT)"
+            "help": "in training, mask frames of the student's input (model.mask_prob, ...); masked frames are "
+            "compared with a teacher that sees them, the others with one that does not (ARMHuBERT)"
         },
     )
     hint: float = field(default=1.0, metadata={"help": "weight of every group but the last (FitHuBERT: 0.1)"})

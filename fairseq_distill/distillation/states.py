@@ -1,7 +1,7 @@
 """What an encoder, teacher or student, says about a batch at each group of its layers."""
 
 from dataclasses import Field, dataclass, field, fields, replace
-from typing import Any, Callable, Collection, Dict, FrozenSet, List, Optional, Sequence
+from typing import Any, Callable, Collection, Dict, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from ..errors import UserError
 
 
 def _per_group(frame_dims: int = 1, **capture: Any) -> Any:
-    """A field with one tensor (batch, frames, ...) for each group; the first `frame_dims` dimensions after batch are frames."""
+    """A field with a tensor (batch, frames, ...) for each group; the `frame_dims` dimensions after batch are frames."""
     return field(default_factory=list, metadata={"frame_dims": frame_dims, **capture})
 
 
@@ -30,7 +30,7 @@ def _of_deepest(read: Callable[[EncoderOutput, int], Tensor], hidden: int = 0, m
 
 @dataclass(frozen=True)
 class GroupStates:
-    """For each group of layers: the mean of its layers, what is predicted of it, and what was captured of its deepest layer.
+    """For each group of layers: the mean of its layers, predictions of it, and what was captured of its deepest layer.
 
     A new thing to capture is one more field here.
 
@@ -108,6 +108,7 @@ def encode_groups(
     """Run an encoder as far as the groups need it.
 
     Args:
+        encoder: a teacher or a student.
         features: of a batch of waves, as the encoder computed them.
         groups: groups of this encoder's layers.
         captures: names in `CAPTURED`, what to keep of each group's deepest layer.
@@ -127,6 +128,6 @@ def check_captured(groups: Sequence[Group], names: Sequence[str]) -> None:
     for group in groups:
         if find_deepest([group])[0] in (FEATURES, 0):
             raise UserError(
-                f"criterion.{' and criterion.'.join(names)} compare what a transformer layer does, and group {group} has none: "
-                "leave it out of criterion.groups"
+                f"criterion.{' and criterion.'.join(names)} compare what a transformer layer does, and group {group} "
+                "has none: leave it out of criterion.groups"
             )

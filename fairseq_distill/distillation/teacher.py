@@ -51,13 +51,14 @@ class Teacher:
     def compute_targets(
         self, source: Tensor, padding_mask: Optional[Tensor] = None, mask_indices: Optional[Tensor] = None
     ) -> GroupStates:
-        """What the teacher says of waves (batch, samples); of several, their mean, or each for itself if `separate`.
+        """What the teacher says of waves; of several, their mean, or each for itself if `separate`.
 
         Args:
+            source: (batch, samples).
             padding_mask: (batch, samples) bool, True = padding, or None.
-            mask_indices: (batch, frames) bool, frames that the student does not see. The teacher then runs twice, and masked
-                frames get the target of the run that saw them, the others that of the run that did not see the masked ones
-                (masking distillation of ARMHuBERT, 2305.11685, its code).
+            mask_indices: (batch, frames) bool, frames that the student does not see. The teacher then runs twice, and
+                masked frames get the target of the run that saw them, the others that of the run that did not see the
+                masked ones (masking distillation of ARMHuBERT, 2305.11685, its code).
         """
         total: Optional[GroupStates] = None
         for encoder in self.encoders:

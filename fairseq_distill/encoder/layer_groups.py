@@ -1,10 +1,10 @@
 """Groups of teacher layers: what one prediction of the student is compared with (their mean).
 
-Written as lists, "[[0],[4],[8,12]]": one inner list for each group. Layer 0 enters the first transformer layer, l is layer
-l's output, and "f" is the projected features before the positional convolution (DPHuBERT's "layer 0").
+Written as lists, "[[0],[4],[8,12]]": one inner list for each group. Layer 0 enters the first transformer layer, l is
+layer l's output, and "f" is the projected features before the positional convolution (DPHuBERT's "layer 0").
 
-Or written as a rule that fits teachers of any depth, "f, every 4": entries with commas between them, each making groups of
-one layer.
+Or written as a rule that fits teachers of any depth, "f, every 4": entries with commas between them, each making
+groups of one layer.
 
     f         the features
     7         layer 7
@@ -37,7 +37,8 @@ def parse_groups(spec: Any, depth: Optional[int] = None) -> List[Group]:
 
     Args:
         spec: "[[4],[8],[12]]", the same as lists, or a rule such as "f, every 4".
-        depth: of the encoder whose layers are named; None = not known, so only lists can be read and nothing is checked.
+        depth: of the encoder whose layers are named; None = not known, so only lists can be read and nothing is
+            checked.
 
     Raises:
         UserError: neither lists nor a rule, or a layer that the encoder does not have.
@@ -80,7 +81,7 @@ def _read_lists(spec: Any) -> List[Group]:
         groups = None
     if not (isinstance(groups, list) and groups and all(isinstance(group, list) and group for group in groups)):
         raise UserError(
-            'criterion.groups must be lists of teacher layers such as "[[4],[8],[12]]", or a rule such as "f, every 4", '
+            "criterion.groups must be lists of teacher layers such as [[4],[8],[12]], or a rule such as 'f, every 4', "
             f"not {spec!r}"
         )
     return groups
@@ -101,12 +102,15 @@ def match_student_layers(
 ) -> List[Group]:
     """The student's layers that each group is predicted from, layer to layer.
 
-    The student's layer for a teacher's layer l is at the same relative depth, ceil(l * student_depth / teacher_depth), so
-    that equal depths are matched one to one and the last with the last; 0 and f match themselves.
+    The student's layer for a teacher's layer l is at the same relative depth, ceil(l * student_depth / teacher_depth),
+    so that equal depths are matched one to one and the last with the last; 0 and f match themselves.
 
     Args:
-        average: all layers of the student that match one of the group's, to be averaged (SKILL, 2402.16830); otherwise the
-            one that matches the group's deepest.
+        groups: of the teacher's layers.
+        student_depth: layers of the student.
+        teacher_depth: layers of the teacher.
+        average: all layers of the student that match one of the group's, to be averaged (SKILL, 2402.16830); otherwise
+            the one that matches the group's deepest.
     """
 
     def match(layer: Layer) -> Layer:

@@ -42,8 +42,8 @@ class SpeechStudentConfig(PredictionSettings, EncoderConfig):
     like_init: ChoiceEnum(LIKE_INIT) = field(
         default="none",
         metadata={
-            "help": "what the shape takes over from model.init: none; front = the convolution stack; layers = also kind "
-            "and widths of the layers; all = the depth too"
+            "help": "what the shape takes over from model.init: none; front = the convolution stack; layers = also "
+            "kind and widths of the layers; all = the depth too"
         },
     )
     init_layers: List[int] = field(
@@ -63,9 +63,9 @@ class SpeechStudentConfig(PredictionSettings, EncoderConfig):
     init_width: ChoiceEnum(WIDTH_CHOICES) = field(
         default="none",
         metadata={
-            "help": "where the student has fewer channels, heads or units than model.init: none = such parts start from "
-            "scratch; weights, activations = keep those of the largest importance, by the weights or by what they send on "
-            "init_seconds of training speech"
+            "help": "where the student has fewer channels, heads or FFN neurons than model.init: none = such parts "
+            "start from scratch; weights, activations = keep those of the largest importance, by the weights or by what "
+            "they send on init_seconds of training speech"
         },
     )
     init_seconds: float = field(
@@ -75,13 +75,15 @@ class SpeechStudentConfig(PredictionSettings, EncoderConfig):
         default="linear",
         metadata={
             "help": "linear = one Linear per group (identity at the start where square); split = DistilHuBERT's "
-            "Linear-GELU-Linear, for criterion.predict_from=last; none = no heads, for objectives that compare no features"
+            "Linear-GELU-Linear, for criterion.predict_from=last; none = no heads, for objectives that compare no "
+            "features"
         },
     )
     share_heads: ChoiceEnum(SHARE_HEADS) = field(
         default="none",
         metadata={
-            "help": "none = a linear head for each group; layers = one for all groups of layers, and one for f (DPHuBERT)"
+            "help": "none = a linear head for each group; layers = one for all groups of layers, and one for f "
+            "(DPHuBERT)"
         },
     )
     target_sparsity: float = field(
@@ -93,8 +95,8 @@ class SpeechStudentConfig(PredictionSettings, EncoderConfig):
     lambda2: float = field(
         default=0.0,
         metadata={
-            "help": "start of the multiplier of the squared distance to the target, which holds the size there: the paper's 0 "
-            "for tens of thousands of updates, 300 for hundreds"
+            "help": "start of the multiplier of the squared distance to the target, which holds the size there: the "
+            "paper's 0 for tens of thousands of updates, 300 for hundreds"
         },
     )
     size_metric: ChoiceEnum(METRICS) = field(
@@ -107,7 +109,8 @@ class SpeechStudent(SpeechEncoder):
     """A `SpeechEncoder`, hence a fairseq `HubertModel`; the heads are there only where a distillation task set groups.
 
     Attributes:
-        plan: what it predicts of its teacher. The task adds what its settings do not say: number of teachers and captures.
+        plan: what it predicts of its teacher. The task adds what its settings do not say: number of teachers and
+            captures.
     """
 
     def __init__(self, cfg: SpeechStudentConfig, task_cfg: Any = None, dictionaries=()):
@@ -165,6 +168,8 @@ class SpeechStudent(SpeechEncoder):
         Args:
             source: (batch, samples) waves.
             padding_mask: (batch, samples) bool, True = padding.
+            predict: see above.
+            **options: of `predict`, or of `SpeechEncoder.forward`.
         """
         if predict:
             return self.predict(source, padding_mask, **options)
@@ -180,7 +185,8 @@ class SpeechStudent(SpeechEncoder):
         """Predictions of the teacher's groups, and what else of the student is compared with them, as `plan` says.
 
         Args:
-            source, padding_mask: as in `forward`.
+            source: (batch, samples) waves.
+            padding_mask: (batch, samples) bool, True = padding.
             mask_indices: (batch, frames) bool, frames to mask, or None.
             units: of masked prediction, which takes a second pass through the layers, or None.
         """

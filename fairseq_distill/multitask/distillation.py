@@ -73,6 +73,6 @@ def check_teacher(teacher: EncoderCheckpoint, student: EncoderConfig) -> None:
             ours //= student.time_reduction
         if theirs != ours:
             raise UserError(
-                f"task.teacher={teacher.path} has {name}={theirs}, the encoder of model.init {ours}: distillation on the "
-                "same waves needs a teacher that agrees"
+                f"task.teacher={teacher.path} has {name}={theirs}, the encoder of model.init {ours}: distillation on "
+                "the same waves needs a teacher that agrees"
             )

@@ -159,8 +159,8 @@ class MultitaskModel(BaseFairseqModel):
         saved = state_dict.get("classes_checksum")
         if saved is not None and saved.item() != self.classes_checksum.item():
             raise UserError(
-                "this checkpoint was trained for other classes than the training set has now: give the data that it was "
-                "trained on, or start a new run in another folder with model.init"
+                "this checkpoint was trained for other classes than the training set has now: give the data that it "
+                "was trained on, or start a new run in another folder with model.init"
             )
         return super().load_state_dict(state_dict, *args, **kwargs)
 
@@ -187,7 +187,8 @@ def load_multitask(path: PathLike) -> MultitaskModel:
     name = (settings.get("model") or {}).get("_name", "no model of fairseq")
     if name != "speech_multitask" or "classes" not in task_state:
         raise UserError(
-            f"{path} holds {name}, and this needs a model that was fine-tuned as speech_multitask (recipes in config/finetune)"
+            f"{path} holds {name}, and this needs a model that was fine-tuned as speech_multitask (recipes in "
+            "config/finetune)"
         )
     try:
         config = SpeechMultitaskConfig.from_settings(settings["model"])

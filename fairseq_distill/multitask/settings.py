@@ -40,8 +40,8 @@ class SpeechMultitaskConfig(PredictionSettings, EncoderConfig):
     exact_padding: bool = field(
         default=True,
         metadata={
-            "help": "a wave gives the same in a padded batch as alone; false = as in stock fairseq, where the first norm takes "
-            "padding for sound, and short waves beside long ones are not what they will be in use"
+            "help": "a wave gives the same in a padded batch as alone; false = as in stock fairseq, where the first "
+            "norm takes padding for sound, and short waves beside long ones are not what they will be in use"
         },
     )
     learn_task_weights: bool = field(
@@ -50,8 +50,8 @@ class SpeechMultitaskConfig(PredictionSettings, EncoderConfig):
     adapter: int = field(
         default=0,
         metadata={
-            "help": "with criterion.distillation: width of a bottleneck beside each feed-forward part that only the tasks "
-            "go through, not the distillation (OS-KDFT: 64); 0 = none"
+            "help": "with criterion.distillation: width of a bottleneck beside each feed-forward part that only the "
+            "tasks go through, not the distillation (OS-KDFT: 64); 0 = none"
         },
     )
 
@@ -63,15 +63,15 @@ class SpeechMultitaskCriterionConfig(DistanceWeights):
     weighting: ChoiceEnum(WEIGHTINGS) = field(
         default="fixed",
         metadata={
-            "help": "fixed = weight * loss; uncertainty = weight * (exp(-s) * loss + s / 2) with a learned s for each task "
-            "(Kendall et al., 1705.07115)"
+            "help": "fixed = weight * loss; uncertainty = weight * (exp(-s) * loss + s / 2) with a learned s for each "
+            "task (Kendall et al., 1705.07115)"
         },
     )
     distillation: float = field(
         default=0.0,
         metadata={
-            "help": "weight of the distances to layers of task.teacher, predicted from the encoder's final output on the "
-            "same waves (OS-KDFT, 2305.17394: 1); 0 = none"
+            "help": "weight of the distances to layers of task.teacher, predicted from the encoder's final output on "
+            "the same waves (OS-KDFT, 2305.17394: 1); 0 = none"
         },
     )
     groups: Any = field(

@@ -12,8 +12,8 @@ from fairseq.tasks import FairseqTask
 class AudioTaskConfig(FairseqDataclass):
     """How waves become batches; names and meanings are fairseq's.
 
-    Not a subclass of fairseq's AudioPretrainingConfig: its fields differ from version to version, and a model's file must
-    open in all of them.
+    Not a subclass of fairseq's AudioPretrainingConfig: its fields differ from version to version, and a model's file
+    must open in all of them.
     """
 
     sample_rate: int = field(default=16_000, metadata={"help": "samples a second; files at another rate are not used"})

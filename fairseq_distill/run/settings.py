@@ -1,4 +1,4 @@
-"""The settings of a run: sections that fairseq hands over one by one, read and written as the one config that they belong to."""
+"""The settings of a run: fairseq hands over its sections one by one; read and written here as the one config."""
 
 import logging
 from typing import Any, Mapping
@@ -15,7 +15,7 @@ def find_run(part: Any) -> Any:
 
 
 def read_run_settings(part: Any, section: str, defaults: Any) -> Any:
-    """Another section of the run that `part` belongs to, over `defaults`, a dataclass; what that has no field for is left out."""
+    """Another section of the run that `part` belongs to, over `defaults`, a dataclass; other fields are left out."""
     given = find_run(part).get(section)
     if not OmegaConf.is_dict(given):
         given = {}

@@ -43,8 +43,8 @@ class SpeechDistillationConfig(AudioTaskConfig):
     teacher: Any = field(
         default=MISSING,
         metadata={
-            "help": "checkpoint of the teacher: HuBERT, wav2vec 2.0, data2vec, WavLM or one of our students, as released; "
-            "several, separated by commas, are combined"
+            "help": "checkpoint of the teacher: HuBERT, wav2vec 2.0, data2vec, WavLM or one of our students, as "
+            "released; several, separated by commas, are combined"
         },
     )
     combine_teachers: ChoiceEnum(["average", "heads"]) = field(
@@ -54,7 +54,8 @@ class SpeechDistillationConfig(AudioTaskConfig):
     label_dir: str = field(
         default="",
         metadata={
-            "help": "with criterion.masked_prediction: folder that fairseq-distill units wrote (train.km, valid.km, dict.km.txt)"
+            "help": "with criterion.masked_prediction: folder that fairseq-distill units wrote (train.km, valid.km, "
+            "dict.km.txt)"
         },
     )
     normalize: Optional[bool] = field(
@@ -74,8 +75,8 @@ class SpeechDistillationConfig(AudioTaskConfig):
     update_seconds: Optional[float] = field(
         default=None,
         metadata={
-            "help": "seconds of audio in an update over all GPUs: optimization.update_freq is set to what dataset.max_tokens "
-            "(samples on each GPU) needs for it; empty = update_freq as given"
+            "help": "seconds of audio in an update over all GPUs: optimization.update_freq is set to what "
+            "dataset.max_tokens (samples on each GPU) needs for it; empty = update_freq as given"
         },
     )
 

@@ -34,17 +34,18 @@ class SpeechMultitaskTaskConfig(AudioTaskConfig):
     data: str = field(
         default=MISSING,
         metadata={
-            "help": "folder with train.tsv and valid.tsv, and label files such as train.keyword beside them, for all tasks "
-            "that name no other"
+            "help": "folder with train.tsv and valid.tsv, and label files such as train.keyword beside them, for all "
+            "tasks that name no other"
         },
     )
     tasks: Any = field(
         default=MISSING,
         metadata={
-            "help": "a list with a mapping for each task: name, kind (classification or verification), label (ending of its "
-            "label files, default the name), data (other folders), weight (of its loss), sampling (how often it is drawn), "
-            "balanced (classes equally often), layers (sum or last), batch_norm (of pooled vectors); classification: hidden, "
-            "activation; verification: pooling, embedding_dim, softmax (am or aam), scale, margin"
+            "help": "a list with a mapping for each task: name, kind (classification or verification), label (ending "
+            "of its label files, default the name), data (other folders), weight (of its loss), sampling (how often "
+            "it is drawn), balanced (classes equally often), layers (sum or last), batch_norm (of pooled vectors); "
+            "classification: hidden, activation; verification: pooling, embedding_dim, softmax (am or aam), scale, "
+            "margin"
         },
     )
     teacher: str = field(
@@ -56,8 +57,8 @@ class SpeechMultitaskTaskConfig(AudioTaskConfig):
     group_by_length: bool = field(
         default=False,
         metadata={
-            "help": "in training, make batches of waves of like length: less padding, but tasks whose waves differ in length "
-            "then seldom meet in a batch"
+            "help": "in training, make batches of waves of like length: less padding, but tasks whose waves differ in "
+            "length then seldom meet in a batch"
         },
     )
     speeds: List[float] = field(
@@ -135,8 +136,8 @@ class SpeechMultitaskTask(AudioTask):
             settle(run, "model", {"learn_task_weights": learn}, reason, model_cfg)
             if bool(criterion.distillation) != bool(self.cfg.teacher):
                 raise UserError(
-                    f"criterion.distillation={criterion.distillation:g} with task.teacher={self.cfg.teacher or 'nothing'}: "
-                    "give both or none"
+                    f"criterion.distillation={criterion.distillation:g} with "
+                    f"task.teacher={self.cfg.teacher or 'nothing'}: give both or none"
                 )
             if criterion.distillation:
                 teacher = read_checkpoint(find_file(self.cfg.teacher, "task.teacher"))
