@@ -45,6 +45,16 @@ def test_what_the_teacher_decides_is_written_into_the_run(tmp_path):
     assert not model.mask_emb.requires_grad and model.encoder.layer_norm.weight.requires_grad
 
 
+def test_groups_given_by_a_rule_are_written_out_for_the_teachers_depth(tmp_path, caplog):
+    run = make_run(tmp_path, write_teacher(tmp_path), criterion={"groups": "f, every 2"})
+    with caplog.at_level("INFO"):
+        task, model = build(run)
+    assert run.model.prediction_groups == "[[f],[2],[3]]" and run.model.prediction_layers == "[[f],[2],[2]]"
+    assert task.plan.names == ["f", "2", "3"] and len(model.prediction_head.projections) == 3
+    assert "model.prediction_groups=[[f],[2],[3]] (from criterion.groups and the teacher)" in caplog.messages
+    assert "task.normalize=False (as the teacher was trained)" in caplog.messages
+
+
 def test_every_trainable_parameter_gets_a_gradient(tmp_path):
     """Else DistributedDataParallel stops."""
     teacher = write_teacher(tmp_path, **PRE_NORM)
