@@ -6,18 +6,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 
 from fairseq_distill import load_encoder
 from fairseq_distill.criterions.speech_distillation import SpeechDistillationCriterion
 from fairseq_distill.criterions.speech_multitask import SpeechMultitaskCriterion
 from fairseq_distill.distillation.distances import DISTANCES
-from fairseq_distill.distillation.objective import TERMS, Objective
+from fairseq_distill.distillation.objective import TERMS, Objective, check_objective
 from fairseq_distill.distillation.plan import PredictionPlan
-from fairseq_distill.distillation.settings import SpeechDistillationCriterionConfig
+from fairseq_distill.distillation.relations import needs_layers
+from fairseq_distill.distillation.settings import SpeechDistillationCriterionConfig, make_weights
 from fairseq_distill.distillation.states import CAPTURED, GroupStates, encode_groups
 from fairseq_distill.distillation.teacher import Teacher
+from fairseq_distill.distillation.terms import Term
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.model import SpeechEncoder
+from fairseq_distill.errors import UserError
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 from fairseq_distill.multitask.settings import SpeechMultitaskCriterionConfig
 
@@ -205,3 +209,23 @@ def test_states_of_two_teachers_are_added_divided_appended_and_cut_in_every_fiel
 
 def test_an_objective_leaves_out_what_has_no_weight():
     assert Objective({"l1": 1.0, "mse": 0.0, "attention_maps": 0.0}).weights == {"l1": 1.0}
+
+
+def test_a_new_term_is_one_entry_of_the_table(monkeypatch):
+    def gap(student, teacher, index, padding_mask):
+        return (student.outputs[index] - teacher.inputs[index]).abs().amax(-1)
+
+    monkeypatch.setitem(TERMS, "gap", Term(gap, "the largest gap", needs_layers, captures=("inputs", "outputs")))
+    settings = make_weights("WithGap", TERMS, __name__)(gap=2.0)
+    assert settings.__dataclass_fields__["gap"].metadata["help"] == "weight of the largest gap"
+    objective = Objective({name: getattr(settings, name) for name in ("gap", "mse")})
+    assert objective.captures == {"inputs", "outputs"}
+    student, teacher = draw_states(0), draw_states(1)
+    found = objective.measure(student, teacher, PredictionPlan([[1], [2]]))
+    valid = ~(student.padding_mask | teacher.padding_mask)
+    expected = sum((a - b).abs().amax(-1)[valid].double().sum().item() for a, b in zip(student.outputs, teacher.inputs))
+    assert set(found.parts) == {"gap_1", "gap_2"} and int(found.frames) == 8
+    assert found.total.item() == pytest.approx(2.0 * expected / 2, rel=1e-5)
+    with pytest.raises(UserError, match="criterion.gap compares layer to layer"):
+        criterion = {"gap": 1.0, "l1": 1.0, "predict_from": "last"}
+        check_objective(OmegaConf.create({**dict.fromkeys(TERMS, 0.0), **criterion}), [[1]], {})
