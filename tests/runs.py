@@ -104,7 +104,7 @@ def train(out, data, teacher, recipe="dphubert", check=True, **overrides):
         "common.log_interval": 1,
         "common.tensorboard_logdir": "null",
         "hydra.run.dir": out,
-        **(FAST_GATES if recipe in ("dphubert", "dpwavlm") else GROUPS),
+        **(FAST_GATES if recipe == "dphubert" else GROUPS),
         **{key.replace("__", "."): value for key, value in overrides.items()},
     }
     return run(command(ROOT / "config" / "distill", recipe, settings), check)

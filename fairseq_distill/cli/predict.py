@@ -7,12 +7,12 @@ from typing import Any, Dict, List
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from ..data.audio_file import BrokenAudio, read_wave
 from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..errors import UserError
+from ..multitask.model import MultitaskModel, MultitaskOutput, load_multitask
 from ..output.files import write_whole
 
 HELP = "labels with probabilities, embeddings, and whether two files are of one speaker, by a fine-tuned model"
@@ -46,8 +46,6 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--embed {args.embed}: the name must end in .npz")
     if args.top < 1:
         raise UserError(f"--top {args.top}: give a number of labels, at least 1")
-    from ..models.speech_multitask import load_multitask
-
     model = load_multitask(args.checkpoint)
     files = tqdm(args.files, desc="predicting", unit="file", delay=5, leave=False)
     outputs = [run_model(model, path) for path in files]
@@ -58,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_model(model: nn.Module, path: str, sample_rate: int = DEFAULT_SAMPLE_RATE) -> Any:
-    """The model's output for one audio file, which must be at `sample_rate`: a `MultitaskOutput` of a batch of one.
+def run_model(model: MultitaskModel, path: str, sample_rate: int = DEFAULT_SAMPLE_RATE) -> MultitaskOutput:
+    """The model's output for one audio file, which must be at `sample_rate`: a batch of one.
 
     Raises:
         UserError: the file cannot be used.
@@ -72,7 +70,7 @@ def run_model(model: nn.Module, path: str, sample_rate: int = DEFAULT_SAMPLE_RAT
         return model(wave.unsqueeze(0))
 
 
-def describe(model: nn.Module, files: List[str], outputs: List[Any]) -> Dict[str, Any]:
+def describe(model: MultitaskModel, files: List[str], outputs: List[MultitaskOutput]) -> Dict[str, Any]:
     """What `--json` prints: all labels of each file and classification task, likeliest first; cosines of two files."""
     rows: List[Dict[str, Any]] = [{"file": path, "labels": {}} for path in files]
     cosines = {}

@@ -1,51 +1,16 @@
 """The registered criterion `speech_multitask`: the losses of all tasks, weighted and added."""
 
-from dataclasses import dataclass, field
 from typing import Any, Dict, List
 
 import torch
 import torch.nn.functional as F
 from fairseq import metrics
 from fairseq.criterions import FairseqCriterion, register_criterion
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from ..distillation.distances import DISTANCES
-from ..multitask.distillation import measure_distances
+from ..distillation.objective import Objective, log_means
 from ..multitask.heads import NO_LABEL
-
-WEIGHTINGS = ("fixed", "uncertainty")
-
-
-@dataclass
-class SpeechMultitaskCriterionConfig(FairseqDataclass):
-    """How the tasks' losses are added; their weights are those of `task.tasks`."""
-
-    weighting: ChoiceEnum(WEIGHTINGS) = field(
-        default="fixed",
-        metadata={
-            "help": "fixed = weight * loss; uncertainty = weight * (exp(-s) * loss + s / 2) with a learned s for each task "
-            "(Kendall et al., 1705.07115)"
-        },
-    )
-    distillation: float = field(
-        default=0.0,
-        metadata={
-            "help": "weight of the distances to layers of task.teacher, predicted from the encoder's final output on the "
-            "same waves (OS-KDFT, 2305.17394: 1); 0 = none"
-        },
-    )
-    groups: Any = field(
-        default="[[4],[8],[12]]",
-        metadata={
-            "help": "with distillation: groups of teacher layers, each averaged into one target, see speech_distillation"
-        },
-    )
-    l1: float = field(default=1.0, metadata={"help": "with distillation: weight of the mean absolute difference"})
-    mse: float = field(default=0.0, metadata={"help": "with distillation: weight of the mean squared difference"})
-    cosine: float = field(default=0.0, metadata={"help": "with distillation: weight of minus the cosine similarity"})
-    log_sigmoid_cosine: float = field(
-        default=1.0, metadata={"help": "with distillation: weight of minus log sigmoid of the cosine similarity"}
-    )
+from ..multitask.settings import SpeechMultitaskCriterionConfig
 
 
 @register_criterion("speech_multitask", dataclass=SpeechMultitaskCriterionConfig)
@@ -54,15 +19,15 @@ class SpeechMultitaskCriterion(FairseqCriterion):
 
     With `distillation`, plus the mean over frames and groups of the distances to the teacher's layers.
 
-    The loss handed to fairseq is that times the number of utterances, which is `sample_size`: with gradient accumulation
-    and several GPUs, batches weigh by their size. Loss and accuracy of each task are logged from sums and counts over its
-    labelled utterances, so they are exact however the data was cut into batches.
+    The loss handed to fairseq is that times the number of utterances, which is `sample_size`: with gradient
+    accumulation and several GPUs, batches weigh by their size. Loss and accuracy of each task are logged from sums and
+    counts over its labelled utterances, so they are exact however the data was cut into batches.
     """
 
     def __init__(self, cfg: SpeechMultitaskCriterionConfig, task: Any):
         super().__init__(task)
         self.weighting, self.distillation = str(cfg.weighting), cfg.distillation
-        self.distances = {name: getattr(cfg, name) for name in DISTANCES}
+        self.objective = Objective({name: getattr(cfg, name) for name in DISTANCES})
 
     def forward(self, model: torch.nn.Module, sample: Dict[str, Any], reduce: bool = True):
         """Returns (loss times utterances, number of utterances, logging outputs as tensors)."""
@@ -89,12 +54,10 @@ class SpeechMultitaskCriterion(FairseqCriterion):
                 {f"{task.name}/loss": total.detach(), f"{task.name}/correct": correct, f"{task.name}/count": count}
             )
         if self.distillation:
-            targets_of_teacher = self.task.compute_targets(source, padding_mask)
-            groups = model.prediction_groups
-            distances = measure_distances(output.predictions, targets_of_teacher, groups, self.distances)
-            loss = loss + self.distillation * distances.total / distances.frames
-            logging_output["frames"] = distances.frames
-            logging_output.update({f"distance/{name}": value for name, value in distances.parts.items()})
+            teacher = self.task.compute_targets(source, padding_mask)
+            distance = self.objective.measure(output.states, teacher, model.plan)
+            loss = loss + self.distillation * distance.total / distance.frames
+            logging_output.update(distance.to_log(), frames=distance.frames)
         loss = utterances * loss
         logging_output["loss"] = loss.detach()
         return loss, utterances, logging_output
@@ -114,11 +77,8 @@ class SpeechMultitaskCriterion(FairseqCriterion):
             if f"{name}/factor" in logging_outputs[0]:
                 factor = sum(log[f"{name}/factor"] for log in logging_outputs)
                 metrics.log_scalar(f"{name}_factor", factor / utterances, utterances, round=4)
-
-        for name in (key for key in logging_outputs[0] if key.startswith("distance/")):
-            frames = sum(log["frames"] for log in logging_outputs)
-            value = sum(log[name] for log in logging_outputs) / frames
-            metrics.log_scalar(name[len("distance/") :], value, frames, round=4)
+        if "frames" in logging_outputs[0]:
+            log_means(logging_outputs, sum(log["frames"] for log in logging_outputs))
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

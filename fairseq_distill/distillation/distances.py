@@ -1,10 +1,13 @@
-"""Distances between predictions and targets, summed over the frames that count."""
+"""Distances between the student's predictions and the teacher's hidden states, frame by frame."""
 
-from typing import Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..errors import UserError
+from .states import GroupStates
+from .terms import Measure, Term
 
 
 def l1(prediction: Tensor, target: Tensor) -> Tensor:
@@ -27,38 +30,27 @@ def log_sigmoid_cosine(prediction: Tensor, target: Tensor) -> Tensor:
     return -F.logsigmoid(F.cosine_similarity(prediction, target, dim=-1))
 
 
-DISTANCES: Dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "l1": l1,
-    "mse": mse,
-    "cosine": cosine,
-    "log_sigmoid_cosine": log_sigmoid_cosine,
+def compare(distance: Callable[[Tensor, Tensor], Tensor]) -> Measure:
+    """A distance of (batch, frames, width) tensors as the measure of a term: of predictions and targets, in float32."""
+
+    def measure(student: GroupStates, teacher: GroupStates, index: int, padding_mask: Optional[Tensor]) -> Tensor:
+        return distance(student.predictions[index].float(), teacher.hidden[index].float())
+
+    return measure
+
+
+def needs_heads(name: str, criterion: Any, model_cfg: Any) -> None:
+    """Raise UserError where the student has no heads to make predictions."""
+    if str(model_cfg.get("prediction_head", "linear")) == "none":
+        raise UserError(
+            f"criterion.{name} compares features at the teacher's width: set model.prediction_head=linear (or its "
+            "weight to 0)"
+        )
+
+
+DISTANCES: Dict[str, Term] = {
+    "l1": Term(compare(l1), "the mean absolute difference", needs_heads, default=1.0),
+    "mse": Term(compare(mse), "the mean squared difference", needs_heads),
+    "cosine": Term(compare(cosine), "minus the cosine similarity", needs_heads, default=1.0),
+    "log_sigmoid_cosine": Term(compare(log_sigmoid_cosine), "minus log sigmoid of the cosine similarity", needs_heads),
 }
-
-
-def sum_distances(
-    prediction: Tensor, target: Tensor, padding_mask: Optional[Tensor], names: Dict[str, float]
-) -> Dict[str, Tensor]:
-    """Each distance in `names` between (batch, frames, width) tensors, in float32, summed over frames without padding.
-
-    Args:
-        padding_mask: (batch, frames) bool, True = padding, or None.
-        names: distances to compute; those of weight 0 are left out.
-
-    Returns:
-        {name: scalar tensor}.
-    """
-    prediction, target = prediction.float(), target.float()
-    sums = {}
-    for name in (name for name, weight in names.items() if weight):
-        per_frame = DISTANCES[name](prediction, target)
-        if padding_mask is not None:
-            per_frame = per_frame.masked_fill(padding_mask, 0.0)
-        sums[name] = per_frame.sum()
-    return sums
-
-
-def count_frames_that_count(like: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
-    """Number of frames without padding in a batch shaped (batch, frames, ...), as a tensor (no GPU synchronisation)."""
-    if padding_mask is None:
-        return torch.tensor(like.size(0) * like.size(1), device=like.device)
-    return (~padding_mask).sum()

@@ -14,7 +14,7 @@ SHARE_HEADS = ("none", "layers")
 
 
 class Upsampler(nn.ConvTranspose1d):
-    """`factor` frames of each: FitHuBERT's transposed convolution of that kernel and stride (2207.00555), width to width."""
+    """`factor` frames of each: FitHuBERT's transposed convolution of that kernel and stride (2207.00555)."""
 
     def __init__(self, width: int, factor: int):
         super().__init__(width, width, factor, stride=factor)
@@ -25,17 +25,17 @@ class Upsampler(nn.ConvTranspose1d):
 
 
 class LinearHeads(nn.Module):
-    """A Linear for each group, from that group's student layer to the teacher's width; before it an `Upsampler` if asked for.
+    """A Linear for each group, from its student layer to the teacher's width; before it an `Upsampler` if asked for.
 
-    Groups may share one: `users` has for each group the number of its Linear, from 0. Where the widths are equal it starts as
-    the identity, so that a student that starts as its teacher starts at loss zero (DPHuBERT, 2305.17651, its code).
+    Groups may share one: `users` has for each group the number of its Linear, from 0. Where the widths are equal it
+    starts as the identity: a student that starts as its teacher starts at loss zero (DPHuBERT, 2305.17651, its code).
 
     Args:
         width, target_width: of the student and of the teacher.
         groups: number of groups.
         users: see above; None = one for each.
-        upsample: for each group the factor from the rate of its hidden state to the teacher's, see `find_upsampling`; groups
-            that share a Linear have the same. None = 1 for all.
+        upsample: for each group the factor from the rate of its hidden state to the teacher's, see `find_upsampling`;
+            groups that share a Linear have the same. None = 1 for all.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class LinearHeads(nn.Module):
     def forward(self, hidden: Sequence[Tensor]) -> List[Tensor]:
         """One hidden state (batch, frames, width) per group to predictions, each (batch, frames, target_width).
 
-        Where some are upsampled, all predictions have as many frames as the shortest: of f frames of hidden states f * factor,
-        up to factor - 1 fewer than the teacher makes, whose last frames are not predicted then. `upsample_mask` says
-        which of the predictions are padding.
+        Where some are upsampled, all predictions have as many frames as the shortest: factor times those of the hidden
+        states, up to factor - 1 fewer than the teacher makes, whose last frames are not predicted then. `upsample_mask`
+        says which of the predictions are padding.
         """
         states = [self.upsamplers[str(n)](x) if str(n) in self.upsamplers else x for n, x in zip(self.users, hidden)]
         frames = min(x.size(1) for x in states)
@@ -101,17 +101,22 @@ class NoHeads(nn.Module):
         return list(hidden)
 
 
-HEADS = {"linear": LinearHeads, "split": SplitHeads, "none": NoHeads}
+PREDICTION_HEADS = {"linear": LinearHeads, "split": SplitHeads, "none": NoHeads}
 
 
 def build_heads(kind: str, width: int, target_width: int, groups: int, **options: Any) -> nn.Module:
     """Heads of the `kind` that `model.prediction_head` names, in float32 on the default device."""
     with torch.random.fork_rng(devices=[]):  # the rest of the student starts the same with any heads
-        return HEADS[kind](width, target_width, groups, **options)
+        return PREDICTION_HEADS[kind](width, target_width, groups, **options)
 
 
 def assign_heads(groups: Sequence[Group], share: str) -> List[int]:
-    """For each group the number of its head: its own ("none"), or one for all groups of layers and one for f ("layers")."""
+    """For each group the number of its head.
+
+    Args:
+        groups: of the teacher's layers.
+        share: "none" = each group has its own; "layers" = one for all groups of layers, and one for f.
+    """
     if share == "none":
         return list(range(len(groups)))
     of_features = [group == [FEATURES] for group in groups]
@@ -119,7 +124,7 @@ def assign_heads(groups: Sequence[Group], share: str) -> List[int]:
 
 
 def find_upsampling(student_groups: Sequence[Group], time_reduction: int) -> List[int]:
-    """For each group the factor from the rate of what it is predicted from to the teacher's: the features are not reduced.
+    """For each group the factor from the rate of what it is predicted from to the teacher's; features are not reduced.
 
     Args:
         student_groups: the student's layers that each group is predicted from.
@@ -140,8 +145,8 @@ def find_upsampling(student_groups: Sequence[Group], time_reduction: int) -> Lis
 def upsample_mask(padding_mask: Optional[Tensor], time_reduction: int) -> Optional[Tensor]:
     """Mask (batch, frames) of hidden states to that of predictions, (batch, frames * time_reduction).
 
-    A predicted frame is padding where the frame that it was made of is. That one is padding if any of the features' frames
-    that it stands for is, so up to time_reduction - 1 frames at the end of a wave are predicted in no batch.
+    A predicted frame is padding where the frame that it was made of is. That one is padding if any of the features'
+    frames that it stands for is, so up to time_reduction - 1 frames at the end of a wave are predicted in no batch.
     """
     if padding_mask is None or time_reduction == 1:
         return padding_mask

@@ -13,9 +13,11 @@ FEWEST_SPANS = 2  # as in fairseq's HuBERT
 
 
 def sample_mask(encoder: SpeechEncoder, source: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
-    """Frames to mask in waves (batch, samples), drawn as the encoder's `mask_*` settings say: (batch, frames) bool.
+    """Frames to mask, drawn as the encoder's `mask_*` settings say: (batch, frames) bool.
 
     Args:
+        encoder: the student.
+        source: (batch, samples).
         padding_mask: (batch, samples) bool, True = padding, which is not masked, or None.
     """
     cfg = encoder.cfg

@@ -1,66 +1,58 @@
-"""Relations between the frames of an utterance, which a student can learn without projections to the teacher's width."""
+"""Relations between the frames of an utterance, which a student can learn without heads of the teacher's width."""
 
-from typing import Any, Collection, Dict, Optional
+from typing import Any, Dict, Optional
 
 import torch
 from torch import Tensor
 
-from .states import Capture
-
-RELATIONS = ("temporal_relations", "layer_relations", "attention_maps")
-
-
-def needed_for(names: Collection[str]) -> Capture:
-    """What must be captured of student and teacher for relations."""
-    return Capture(pairs="layer_relations" in names, maps="attention_maps" in names)
+from ..errors import UserError
+from .states import GroupStates
+from .terms import Term
 
 
-def sum_relations(
-    prediction: Any, target: Any, index: int, padding_mask: Optional[Tensor], names: Collection[str]
-) -> Dict[str, Tensor]:
-    """Each relation in `names` between student and teacher at group `index`, in float32, summed over frames.
+def temporal_relations(
+    student: GroupStates, teacher: GroupStates, index: int, padding_mask: Optional[Tensor]
+) -> Tensor:
+    """Distance of the Gram matrices over frames of a group's mean, (batch, frames)."""
+    mine, its = student.hidden[index], teacher.hidden[index]
+    return relation_distance(relate(mine, mine), relate(its, its), padding_mask)
 
-    Args:
-        prediction: `StudentPredictions`.
-        target: `Targets`.
-        padding_mask: (batch, frames) bool, True = padding, or None.
 
-    Returns:
-        {name: scalar tensor}.
-    """
-    per_frame = {}
-    if "temporal_relations" in names:
-        mine, its = prediction.hidden[index], target.values[index]
-        per_frame["temporal_relations"] = relation_distance(relate(mine, mine), relate(its, its), padding_mask)
-    if "layer_relations" in names:
-        mine, its = (relate(*side.pairs[index]) for side in (prediction, target))
-        per_frame["layer_relations"] = relation_distance(mine, its, padding_mask)
-    if "attention_maps" in names:
-        per_frame["attention_maps"] = map_divergence(prediction.maps[index], target.maps[index], padding_mask)
-    sums = {}
-    for name, values in per_frame.items():
-        sums[name] = (values if padding_mask is None else values.masked_fill(padding_mask, 0.0)).sum()
-    return sums
+def layer_relations(student: GroupStates, teacher: GroupStates, index: int, padding_mask: Optional[Tensor]) -> Tensor:
+    """Distance of the Gram matrices of the input and the output of a group's deepest layer, (batch, frames)."""
+    mine, its = (relate(side.inputs[index], side.outputs[index]) for side in (student, teacher))
+    return relation_distance(mine, its, padding_mask)
+
+
+def attention_maps(student: GroupStates, teacher: GroupStates, index: int, padding_mask: Optional[Tensor]) -> Tensor:
+    """Divergence of the attention of a group's deepest layer, (batch, frames)."""
+    return map_divergence(student.maps[index], teacher.maps[index], padding_mask)
 
 
 def relate(one: Tensor, other: Tensor) -> Tensor:
     """Inner products of all frames of `one` with all of `other`, over the width: (batch, frames, frames), float32.
 
     With both the same hidden state it is STaR's layer-wise temporal Gram matrix, with a layer's input and output its
-    intra-layer one (2312.09040). The division, which makes matrices of different widths comparable, is ours: how the paper
-    scales them is not known to us.
+    intra-layer one (2312.09040). The division, which makes matrices of different widths comparable, is ours: how the
+    paper scales them is not known to us.
 
     Args:
-        one, other: (batch, frames, width).
+        one: (batch, frames, width).
+        other: the same shape.
     """
     return one.float() @ other.float().transpose(1, 2) / one.size(-1)
 
 
 def relation_distance(prediction: Tensor, target: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
-    """Squared difference of two relations (batch, frames, frames), averaged over the frames that are no padding in the last
-    dimension: (batch, frames).
+    """Squared difference of two relations (batch, frames, frames), averaged over valid frames: (batch, frames).
+
+    The average is over the last dimension.
     """
-    return _mean_over_keys((prediction - target).pow(2), padding_mask)
+    squares = (prediction - target).pow(2)
+    if padding_mask is None:
+        return squares.mean(-1)
+    keys = (~padding_mask).sum(-1, keepdim=True)
+    return squares.masked_fill(padding_mask.unsqueeze(1), 0.0).sum(-1) / keys
 
 
 def map_divergence(prediction: Tensor, target: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
@@ -69,7 +61,8 @@ def map_divergence(prediction: Tensor, target: Tensor, padding_mask: Optional[Te
     STaR compares head-averaged maps too (2312.09040); the divergence is ours.
 
     Args:
-        prediction, target: probabilities (batch, queries, keys), each row summing to 1.
+        prediction: probabilities (batch, queries, keys), each row summing to 1.
+        target: the same shape.
         padding_mask: (batch, frames) bool, True = padding, or None; attention to padding is left out.
     """
     smallest = torch.finfo(torch.float32).tiny
@@ -78,9 +71,33 @@ def map_divergence(prediction: Tensor, target: Tensor, padding_mask: Optional[Te
     return (terms if padding_mask is None else terms.masked_fill(padding_mask.unsqueeze(1), 0.0)).sum(-1)
 
 
-def _mean_over_keys(values: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
-    """Mean over the last dimension of (batch, queries, keys), without keys that are padding."""
-    if padding_mask is None:
-        return values.mean(-1)
-    keys = (~padding_mask).sum(-1, keepdim=True)
-    return values.masked_fill(padding_mask.unsqueeze(1), 0.0).sum(-1) / keys
+def needs_layers(name: str, criterion: Any, model_cfg: Any) -> None:
+    """Raise UserError where there are no whole utterances of layers to compare, frame by frame."""
+    if str(criterion.predict_from) != "layers":
+        raise UserError(f"criterion.{name} compares layer to layer: set criterion.predict_from=layers")
+    if criterion.masking:
+        raise UserError(f"criterion.{name} compares whole utterances: set criterion.masking=false")
+    reduction = model_cfg.get("time_reduction", 1)
+    if reduction > 1:
+        raise UserError(f"criterion.{name} compares frame by frame: model.time_reduction={reduction} must be 1")
+
+
+RELATIONS: Dict[str, Term] = {
+    "temporal_relations": Term(
+        temporal_relations,
+        "the distance of Gram matrices over frames, of each group in student and teacher (STaR)",
+        needs_layers,
+    ),
+    "layer_relations": Term(
+        layer_relations,
+        "the same for the input and output of each group's deepest layer (STaR)",
+        needs_layers,
+        captures=("inputs", "outputs"),
+    ),
+    "attention_maps": Term(
+        attention_maps,
+        "the divergence of head-averaged attention maps of each group's deepest layer",
+        needs_layers,
+        captures=("maps",),
+    ),
+}

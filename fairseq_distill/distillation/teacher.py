@@ -1,7 +1,7 @@
-"""The frozen teacher, or several averaged: from a batch of waves to one target per group."""
+"""The frozen teacher, or several averaged: from a batch of waves to its states at each group of layers."""
 
 import logging
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import Collection, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -10,30 +10,9 @@ from ..checkpoints.reading import load_encoder
 from ..encoder.layer_groups import Group
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
-from .states import Capture, View, look
+from .states import GroupStates, encode_groups
 
 logger = logging.getLogger(__name__)
-
-
-class Targets(NamedTuple):
-    """Targets per group, each (batch, frames, width), and the frames that are padding (batch, frames) or None.
-
-    `pairs` and `maps` are those of `views.View`, where they were captured.
-    """
-
-    values: List[Tensor]
-    padding_mask: Optional[Tensor]
-    pairs: Sequence[Tuple[Tensor, Tensor]] = ()
-    maps: Sequence[Tensor] = ()
-
-    def cut(self, frames: int) -> "Targets":
-        """The first frames alone; a student that reduces time may predict fewer than the teacher makes (`heads.LinearHeads`)."""
-        if frames == self.values[0].size(1):
-            return self
-        mask = self.padding_mask
-        return self._replace(
-            values=[value[:, :frames] for value in self.values], padding_mask=None if mask is None else mask[:, :frames]
-        )
 
 
 class Teacher:
@@ -43,7 +22,7 @@ class Teacher:
         paths: checkpoints.
         groups: groups of their layers.
         dtype: precision it runs in; None = that of the waves.
-        capture: what targets hold beside the groups' means.
+        captures: fields of `GroupStates` that targets hold beside the groups' means.
         separate: targets are those of each teacher, one after the other (ensemble distillation with a head for each,
             2302.12757); otherwise the mean over teachers.
         exact_padding: see SpeechEncoder.
@@ -54,14 +33,14 @@ class Teacher:
         paths: Sequence[str],
         groups: Sequence[Group],
         dtype: Optional[torch.dtype] = torch.float32,
-        capture: Capture = Capture(),
+        captures: Collection[str] = (),
         separate: bool = False,
         exact_padding: bool = False,
     ):
         self.groups = list(groups)
         self.separate = separate
         self.dtype = dtype
-        self.capture = capture
+        self.captures = frozenset(captures)
         self.encoders = [load_encoder(path) for path in paths]
         for encoder in self.encoders:
             encoder.requires_grad_(False)
@@ -71,43 +50,43 @@ class Teacher:
 
     def compute_targets(
         self, source: Tensor, padding_mask: Optional[Tensor] = None, mask_indices: Optional[Tensor] = None
-    ) -> Targets:
-        """What the teacher says of waves (batch, samples); of several, their mean, or each for itself if `separate`.
+    ) -> GroupStates:
+        """What the teacher says of waves; of several, their mean, or each for itself if `separate`.
 
         Args:
+            source: (batch, samples).
             padding_mask: (batch, samples) bool, True = padding, or None.
-            mask_indices: (batch, frames) bool, frames that the student does not see. The teacher then runs twice, and masked
-                frames get the target of the run that saw them, the others that of the run that did not see the masked ones
-                (masking distillation of ARMHuBERT, 2305.11685, its code).
+            mask_indices: (batch, frames) bool, frames that the student does not see. The teacher then runs twice, and
+                masked frames get the target of the run that saw them, the others that of the run that did not see the
+                masked ones (masking distillation of ARMHuBERT, 2305.11685, its code).
         """
-        total: Optional[View] = None
-        combine = _append if self.separate else _add
+        total: Optional[GroupStates] = None
         for encoder in self.encoders:
             if not self.checked:  # the first batch says where and in what precision the run computes
                 encoder.to(device=source.device, dtype=self.dtype or source.dtype)
             with torch.inference_mode():
-                view = self._look(encoder, source, padding_mask, mask_indices)
-            # added outside inference mode: autograd refuses to save inference tensors
-            total = _clone(view) if total is None else combine(total, view)
+                states = self._encode(encoder, source, padding_mask, mask_indices)
+            # cloned and added outside inference mode: autograd refuses to save inference tensors
+            if total is None:
+                total = states.clone()
+            else:
+                total = total.append(states.clone()) if self.separate else total.add(states)
         if not self.separate and len(self.encoders) > 1:
-            total = _divide(total, len(self.encoders))
+            total = total.divide(len(self.encoders))
         if not self.checked:
-            self._check_finite(total.means)
-        return Targets(total.means, total.padding_mask, total.pairs, total.maps)
+            self._check_finite(total.hidden)
+        return total
 
-    def _look(
+    def _encode(
         self, encoder: SpeechEncoder, source: Tensor, padding_mask: Optional[Tensor], mask_indices: Optional[Tensor]
-    ) -> View:
+    ) -> GroupStates:
         """What one teacher says; with `mask_indices` after two passes through its layers."""
         features = encoder.compute_features(source.to(self.dtype or source.dtype), padding_mask)
-        seen = look(encoder, features, self.groups, self.capture)
+        seen = encode_groups(encoder, features, self.groups, self.captures)
         if mask_indices is None:
             return seen
-        unseen = look(encoder, features, self.groups, mask_indices=mask_indices)
-        frames = mask_indices.unsqueeze(-1)
-        return seen._replace(
-            means=[torch.where(frames, whole, masked) for whole, masked in zip(seen.means, unseen.means)]
-        )
+        unseen = encode_groups(encoder, features, self.groups, mask_indices=mask_indices)
+        return seen.where(mask_indices, unseen)
 
     def _check_finite(self, targets: Sequence[Tensor]) -> None:
         """Once, on the first batch: half precision overflows in some large pre-norm models."""
@@ -118,34 +97,3 @@ class Teacher:
                     "or leave these layers out of criterion.groups"
                 )
         self.checked = True
-
-
-def _clone(view: View) -> View:
-    """A view that autograd may save."""
-    mask = view.padding_mask
-    pairs = [(one.clone(), other.clone()) for one, other in view.pairs]
-    return View(
-        [m.clone() for m in view.means], pairs, [m.clone() for m in view.maps], None if mask is None else mask.clone()
-    )
-
-
-def _add(total: View, view: View) -> View:
-    """Sum of what two teachers say; padding of either is padding."""
-    pairs = [(a + c, b + d) for (a, b), (c, d) in zip(total.pairs, view.pairs)]
-    means, maps = ([a + b for a, b in zip(x, y)] for x, y in ((total.means, view.means), (total.maps, view.maps)))
-    mask = total.padding_mask
-    return View(means, pairs, maps, mask if mask is None else mask | view.padding_mask)
-
-
-def _append(total: View, view: View) -> View:
-    """What two teachers say, one after the other; padding of either is padding."""
-    view = _clone(view)
-    mask = total.padding_mask
-    mask = mask if mask is None else mask | view.padding_mask
-    return View(total.means + view.means, total.pairs + view.pairs, total.maps + view.maps, mask)
-
-
-def _divide(total: View, count: int) -> View:
-    """A sum over teachers to their mean."""
-    pairs = [(a / count, b / count) for a, b in total.pairs]
-    return View([m / count for m in total.means], pairs, [m / count for m in total.maps], total.padding_mask)

@@ -37,14 +37,15 @@ class UnitScores(NamedTuple):
 
 
 def predict_units(encoder: SpeechEncoder, features: Features, targets: UnitTargets) -> UnitScores:
-    """Cross-entropy of HuBERT's masked prediction (2106.07447, eq. 3): of the units of masked frames, the others left out.
+    """Cross-entropy of HuBERT's masked prediction (2106.07447, eq. 3): of the units of masked frames alone.
 
-    The probability of a unit is the softmax, over all units, of the cosine similarity of the projected output and the unit's
-    embedding, divided by the encoder's `logit_temp`.
+    The probability of a unit is the softmax, over all units, of the cosine similarity of the projected output and the
+    unit's embedding, divided by the encoder's `logit_temp`.
 
     Args:
         encoder: built with a dictionary of units.
         features: of a batch of waves, as the encoder computed them.
+        targets: what is to be predicted.
     """
     output = encoder.encode_features(features, {encoder.depth}, mask_indices=targets.mask_indices)
     chosen = targets.mask_indices & (targets.units != targets.pad)

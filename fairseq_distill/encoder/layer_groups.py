@@ -1,10 +1,22 @@
 """Groups of teacher layers: what one prediction of the student is compared with (their mean).
 
-Written "[[0],[4],[8,12]]": one inner list per group. Layer 0 enters the first transformer layer, l is layer l's output, and
-"f" is the projected features before the positional convolution (DPHuBERT's "layer 0").
+Written as lists, "[[0],[4],[8,12]]": one inner list for each group. Layer 0 enters the first transformer layer, l is
+layer l's output, and "f" is the projected features before the positional convolution (DPHuBERT's "layer 0").
+
+Or written as a rule that fits teachers of any depth, "f, every 4": entries with commas between them, each making
+groups of one layer.
+
+    f         the features
+    7         layer 7
+    every N   layers N, 2N, ..., and the last one where the depth is no multiple of N
+
+A layer that several entries name has one group. "f, every 4" is [[f],[4],[8],[12]] for 12 layers, [[f],[3]] for 3, and
+[[f],[4],[8],[12],[16],[20],[24]] for 24.
 """
 
-from typing import Any, Collection, Dict, List, Sequence, Set, Union
+import re
+import sys
+from typing import Any, Collection, Dict, List, Optional, Sequence, Set, Union
 
 import yaml
 from omegaconf import OmegaConf
@@ -17,27 +29,61 @@ FEATURES = "f"
 Layer = Union[int, str]
 Group = List[Layer]
 
+_RULE_ENTRY = re.compile(rf"(?P<features>{FEATURES})|(?P<layer>\d+)|every +(?P<step>[1-9]\d*)")
 
-def parse_groups(spec: Any, depth: int) -> List[Group]:
-    """Read groups from "[[4],[8],[12]]", or the same as lists, and check them against a teacher of `depth` layers.
+
+def parse_groups(spec: Any, depth: Optional[int] = None) -> List[Group]:
+    """Read groups written as lists or as a rule, and check them against an encoder of `depth` layers.
+
+    Args:
+        spec: "[[4],[8],[12]]", the same as lists, or a rule such as "f, every 4".
+        depth: of the encoder whose layers are named; None = not known, so only lists can be read and nothing is
+            checked.
 
     Raises:
-        UserError: not a list of non-empty lists, or a layer that the teacher does not have.
+        UserError: neither lists nor a rule, or a layer that the encoder does not have.
     """
     if OmegaConf.is_config(spec):
         spec = OmegaConf.to_container(spec)
+    groups = _apply_rule(spec, depth) if isinstance(spec, str) and depth is not None else None
+    groups = groups or _read_lists(spec)
+    deepest = sys.maxsize if depth is None else depth
+    for layer in (layer for group in groups for layer in group):
+        if layer != FEATURES and not (type(layer) is int and 0 <= layer <= deepest):
+            raise UserError(
+                f"criterion.groups={format_groups(groups)}: the teacher has layers 0 to {depth} and f, not {layer!r}"
+            )
+    return groups
+
+
+def _apply_rule(rule: str, depth: int) -> List[Group]:
+    """The groups that a rule makes for `depth` layers; [] if the text is no rule."""
+    groups: List[Group] = []
+    for entry in (_RULE_ENTRY.fullmatch(part.strip()) for part in rule.split(",")):
+        if entry is None:
+            return []
+        if entry["features"]:
+            groups.append([FEATURES])
+        elif entry["layer"]:
+            groups.append([int(entry["layer"])])
+        else:
+            step = int(entry["step"])
+            groups += [[layer] for layer in range(step, depth + 1, step)]
+            groups += [[depth]] if depth % step else []
+    return [group for place, group in enumerate(groups) if group not in groups[:place]]
+
+
+def _read_lists(spec: Any) -> List[Group]:
+    """Groups written as lists, not checked against a depth."""
     try:
         groups = yaml.safe_load(spec) if isinstance(spec, str) else spec
     except yaml.YAMLError:
         groups = None
-    well_formed = isinstance(groups, list) and groups and all(isinstance(g, list) and g for g in groups)
-    if not well_formed:
-        raise UserError(f"criterion.groups must be lists of teacher layers such as [[4],[8],[12]], not {spec!r}")
-    for layer in (layer for group in groups for layer in group):
-        if layer != FEATURES and not (type(layer) is int and 0 <= layer <= depth):
-            raise UserError(
-                f"criterion.groups={format_groups(groups)}: the teacher has layers 0 to {depth} and f, not {layer!r}"
-            )
+    if not (isinstance(groups, list) and groups and all(isinstance(group, list) and group for group in groups)):
+        raise UserError(
+            "criterion.groups must be lists of teacher layers such as [[4],[8],[12]], or a rule such as 'f, every 4', "
+            f"not {spec!r}"
+        )
     return groups
 
 
@@ -56,12 +102,15 @@ def match_student_layers(
 ) -> List[Group]:
     """The student's layers that each group is predicted from, layer to layer.
 
-    The student's layer for a teacher's layer l is at the same relative depth, ceil(l * student_depth / teacher_depth), so
-    that equal depths are matched one to one and the last with the last; 0 and f match themselves.
+    The student's layer for a teacher's layer l is at the same relative depth, ceil(l * student_depth / teacher_depth),
+    so that equal depths are matched one to one and the last with the last; 0 and f match themselves.
 
     Args:
-        average: all layers of the student that match one of the group's, to be averaged (SKILL, 2402.16830); otherwise the
-            one that matches the group's deepest.
+        groups: of the teacher's layers.
+        student_depth: layers of the student.
+        teacher_depth: layers of the teacher.
+        average: all layers of the student that match one of the group's, to be averaged (SKILL, 2402.16830); otherwise
+            the one that matches the group's deepest.
     """
 
     def match(layer: Layer) -> Layer:

@@ -1,20 +1,20 @@
 """The registered model `speech_student`: a speech encoder of any shape, with heads while it is distilled."""
 
 import logging
-import sys
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional
 
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model
 from torch import Tensor, nn
 
-from ..distillation.heads import HEADS, SHARE_HEADS, assign_heads, build_heads, find_upsampling, upsample_mask
+from ..distillation.heads import PREDICTION_HEADS, SHARE_HEADS, assign_heads, build_heads, find_upsampling
 from ..distillation.masking import sample_mask
-from ..distillation.states import Capture, look
-from ..distillation.unit_prediction import UnitScores, UnitTargets, predict_units
+from ..distillation.plan import PredictionPlan, PredictionSettings
+from ..distillation.prediction import StudentOutput, predict_groups
+from ..distillation.unit_prediction import UnitTargets, predict_units
 from ..encoder.config import EncoderConfig
-from ..encoder.layer_groups import FEATURES, Group, layers_to_run, parse_groups
+from ..encoder.layer_groups import FEATURES, layers_to_run
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 from ..initialization.layer_choice import LAYER_CHOICES
@@ -23,13 +23,13 @@ from ..initialization.start import LIKE_INIT, STANDALONE, Start
 from ..pruning.gates import add_gates
 from ..pruning.expected_size import METRICS
 from ..pruning.size_loss import SizeLoss
-from ..run.settings import update_run_settings
+from ..run.settings import find_run, settle
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class SpeechStudentConfig(EncoderConfig):
+class SpeechStudentConfig(PredictionSettings, EncoderConfig):
     """An encoder, what it starts from, and its heads."""
 
     init: str = field(
@@ -42,8 +42,8 @@ class SpeechStudentConfig(EncoderConfig):
     like_init: ChoiceEnum(LIKE_INIT) = field(
         default="none",
         metadata={
-            "help": "what the shape takes over from model.init: none; front = the convolution stack; layers = also kind "
-            "and widths of the layers; all = the depth too"
+            "help": "what the shape takes over from model.init: none; front = the convolution stack; layers = also "
+            "kind and widths of the layers; all = the depth too"
         },
     )
     init_layers: List[int] = field(
@@ -63,25 +63,27 @@ class SpeechStudentConfig(EncoderConfig):
     init_width: ChoiceEnum(WIDTH_CHOICES) = field(
         default="none",
         metadata={
-            "help": "where the student has fewer channels, heads or units than model.init: none = such parts start from "
-            "scratch; weights, activations = keep those of the largest importance, by the weights or by what they send on "
-            "init_seconds of training speech"
+            "help": "where the student has fewer channels, heads or FFN neurons than model.init: none = such parts "
+            "start from scratch; weights, activations = keep those of the largest importance, by the weights or by what "
+            "they send on init_seconds of training speech"
         },
     )
     init_seconds: float = field(
         default=60.0, metadata={"help": "with init_width=activations: seconds of training speech"}
     )
-    prediction_head: ChoiceEnum(list(HEADS)) = field(
+    prediction_head: ChoiceEnum(list(PREDICTION_HEADS)) = field(
         default="linear",
         metadata={
             "help": "linear = one Linear per group (identity at the start where square); split = DistilHuBERT's "
-            "Linear-GELU-Linear, for criterion.predict_from=last; none = no heads, for objectives that compare no features"
+            "Linear-GELU-Linear, for criterion.predict_from=last; none = no heads, for objectives that compare no "
+            "features"
         },
     )
     share_heads: ChoiceEnum(SHARE_HEADS) = field(
         default="none",
         metadata={
-            "help": "none = a linear head for each group; layers = one for all groups of layers, and one for f (DPHuBERT)"
+            "help": "none = a linear head for each group; layers = one for all groups of layers, and one for f "
+            "(DPHuBERT)"
         },
     )
     target_sparsity: float = field(
@@ -93,74 +95,46 @@ class SpeechStudentConfig(EncoderConfig):
     lambda2: float = field(
         default=0.0,
         metadata={
-            "help": "start of the multiplier of the squared distance to the target, which holds the size there: the paper's 0 "
-            "for tens of thousands of updates, 300 for hundreds"
+            "help": "start of the multiplier of the squared distance to the target, which holds the size there: the "
+            "paper's 0 for tens of thousands of updates, 300 for hundreds"
         },
     )
     size_metric: ChoiceEnum(METRICS) = field(
         default="params", metadata={"help": "what sparsity is counted in: params, or macs for a wave of 10 s"}
     )
-    prediction_groups: str = field(
-        default="",
-        metadata={"help": "groups of teacher layers with a head each; the task writes it from criterion.groups"},
-    )
-    prediction_layers: str = field(
-        default="",
-        metadata={
-            "help": "student layers whose mean each group is predicted from, empty = the last; the task writes it"
-        },
-    )
-    prediction_dim: int = field(default=0, metadata={"help": "width of the teacher; the task writes it"})
-
-
-class StudentPredictions(NamedTuple):
-    """One prediction (batch, frames, teacher width) per group, and the frames that are padding or None.
-
-    Where time is reduced there may be up to time_reduction - 1 frames fewer than the teacher makes. `hidden` is what the predictions are made of, (batch, frames, width) per group; `pairs` and `maps` are those of
-    `views.View`, where they were captured; `unit_scores` are there where units were to be predicted.
-    """
-
-    values: List[Tensor]
-    padding_mask: Optional[Tensor]
-    hidden: Sequence[Tensor] = ()
-    pairs: Sequence[Tuple[Tensor, Tensor]] = ()
-    maps: Sequence[Tensor] = ()
-    unit_scores: Optional[UnitScores] = None
 
 
 @register_model("speech_student", dataclass=SpeechStudentConfig)
 class SpeechStudent(SpeechEncoder):
-    """A `SpeechEncoder`, hence a fairseq `HubertModel`; the heads are there only where a distillation task set groups."""
+    """A `SpeechEncoder`, hence a fairseq `HubertModel`; the heads are there only where a distillation task set groups.
+
+    Attributes:
+        plan: what it predicts of its teacher. The task adds what its settings do not say: number of teachers and
+            captures.
+    """
 
     def __init__(self, cfg: SpeechStudentConfig, task_cfg: Any = None, dictionaries=()):
         super().__init__(EncoderConfig.from_settings(cfg), task_cfg, dictionaries)
-        self.prediction_groups: List[Group] = []
-        self.prediction_layers: List[Group] = []
-        self.prediction_head = None
-        if cfg.prediction_groups:
-            # the teacher's depth was checked by the task
-            self.prediction_groups = parse_groups(cfg.prediction_groups, depth=sys.maxsize)
-            if cfg.prediction_layers:
-                self.prediction_layers = parse_groups(cfg.prediction_layers, self.depth)
-            head = str(cfg.prediction_head)
-            if head == "split" and self.prediction_layers:
-                raise UserError(
-                    "model.prediction_head=split makes all predictions from one layer: set criterion.predict_from=last, "
-                    "or model.prediction_head=linear"
-                )
-            self.prediction_head = self._build_heads(head, cfg)
+        self.plan = PredictionPlan.from_settings(cfg, self.depth)
+        self.prediction_head = self._build_heads(cfg) if self.plan.groups else None
         add_gates(self)
         self.size_loss = None
         if self.gates is not None:
             self.size_loss = SizeLoss(self, str(cfg.size_metric), cfg.target_sparsity, cfg.sparsity_warmup, cfg.lambda2)
 
-    def _build_heads(self, kind: str, cfg: SpeechStudentConfig) -> nn.Module:
-        count = len(self.prediction_groups)
-        sources = self.prediction_layers or [[self.depth]] * count
+    def _build_heads(self, cfg: SpeechStudentConfig) -> nn.Module:
+        plan, kind = self.plan, str(cfg.prediction_head)
+        if kind == "split" and plan.student_groups:
+            raise UserError(
+                "model.prediction_head=split makes all predictions from one layer: set criterion.predict_from=last, "
+                "or model.prediction_head=linear"
+            )
+        count = len(plan.groups)
+        sources = plan.student_groups or [[self.depth]] * count
         options: Dict[str, Any] = {"upsample": find_upsampling(sources, self.cfg.time_reduction)}
         if kind == "linear":
-            options["users"] = assign_heads(self.prediction_groups, str(cfg.share_heads))
-        return build_heads(kind, cfg.encoder_embed_dim, cfg.prediction_dim, count, **options)
+            options["users"] = assign_heads(plan.groups, str(cfg.share_heads))
+        return build_heads(kind, cfg.encoder_embed_dim, plan.width, count, **options)
 
     @classmethod
     def build_model(cls, cfg: SpeechStudentConfig, task: Any) -> "SpeechStudent":
@@ -169,16 +143,17 @@ class SpeechStudent(SpeechEncoder):
         What was taken over is written into the run's settings and `init` is emptied there: the student's own checkpoint
         needs no other file.
         """
-        settings = {"normalize": bool(getattr(task.cfg, "normalize", False))}
-        label_rate = getattr(task.cfg, "label_rate", None)
-        if label_rate and label_rate > 0:
-            settings["label_rate"] = label_rate
+        run = find_run(cfg)
         start = Start(cfg) if cfg.init else None
         if start is not None:
-            settings = {**start.shape, **settings, **STANDALONE}
-        update_run_settings(cfg, "model", settings)
+            settle(run, "model", start.shape, f"as in model.init={cfg.init}", cfg)
+        settle(run, "model", {"normalize": bool(getattr(task.cfg, "normalize", False))}, "as the task has it", cfg)
+        label_rate = getattr(task.cfg, "label_rate", None)
+        if label_rate and label_rate > 0:
+            settle(run, "model", {"label_rate": label_rate}, "as the task has it", cfg)
         if start is not None:
-            update_run_settings(cfg, "model", start.select(cfg, task.cfg))
+            settle(run, "model", STANDALONE, "the student's own checkpoint needs no other file", cfg)
+            settle(run, "model", start.select(cfg, task.cfg), "of the heads that were chosen", cfg)
         # tasks without frame labels have no dictionaries in their state
         model = cls(cfg, task.cfg, getattr(task.state, "dictionaries", ()))
         if start is not None:
@@ -186,11 +161,15 @@ class SpeechStudent(SpeechEncoder):
         return model
 
     def forward(self, source: Tensor, padding_mask: Optional[Tensor] = None, predict: bool = False, **options: Any):
-        """With `predict`, the predictions of teacher layers (`predict`); otherwise as `SpeechEncoder.forward`.
+        """With `predict`, a `StudentOutput` (see `predict`); otherwise as `SpeechEncoder.forward`.
+
+        Both go through here: DistributedDataParallel sees no other method.
 
         Args:
             source: (batch, samples) waves.
             padding_mask: (batch, samples) bool, True = padding.
+            predict: see above.
+            **options: of `predict`, or of `SpeechEncoder.forward`.
         """
         if predict:
             return self.predict(source, padding_mask, **options)
@@ -200,31 +179,20 @@ class SpeechStudent(SpeechEncoder):
         self,
         source: Tensor,
         padding_mask: Optional[Tensor] = None,
-        capture: Capture = Capture(),
         mask_indices: Optional[Tensor] = None,
         units: Optional[UnitTargets] = None,
-    ) -> StudentPredictions:
-        """Predictions of the teacher's groups, and what else of the student is compared with them.
+    ) -> StudentOutput:
+        """Predictions of the teacher's groups, and what else of the student is compared with them, as `plan` says.
 
         Args:
-            source, padding_mask: as in `forward`.
-            capture: needs `prediction_layers`.
+            source: (batch, samples) waves.
+            padding_mask: (batch, samples) bool, True = padding.
             mask_indices: (batch, frames) bool, frames to mask, or None.
             units: of masked prediction, which takes a second pass through the layers, or None.
         """
         features = self.compute_features(source, padding_mask)
-        pairs, maps = [], []
-        if self.prediction_layers:
-            hidden, pairs, maps, mask = look(self, features, self.prediction_layers, capture, mask_indices)
-        else:
-            output = self.encode_features(features, {self.depth}, mask_indices=mask_indices)
-            hidden, mask = [output.x] * len(self.prediction_groups), output.padding_mask
-        mask = upsample_mask(mask, self.cfg.time_reduction)
-        values = self.prediction_head(hidden)
-        if mask is not None:  # features that nothing else is predicted beside have a few frames more
-            values = [value[:, : mask.size(1)] for value in values]
-        scores = None if units is None else predict_units(self, features, units)
-        return StudentPredictions(values, mask, hidden, pairs, maps, scores)
+        states = predict_groups(self, self.prediction_head, self.plan, features, mask_indices)
+        return StudentOutput(states, None if units is None else predict_units(self, features, units))
 
     def get_extra_losses(self, net_output: Any):
         """(losses, their names): fairseq's own, and in training with gates the one that pushes the size to its target."""
@@ -257,13 +225,13 @@ class SpeechStudent(SpeechEncoder):
             whole: the final output is reached too.
         """
         self.mask_emb.requires_grad_(masked)
-        if whole or not self.prediction_layers:
+        if whole or not self.plan.student_groups:
             return
         if self.encoder.layer_norm_first:
             self.encoder.layer_norm.requires_grad_(False)
-        if all(group == [FEATURES] for group in self.prediction_layers):
+        if all(group == [FEATURES] for group in self.plan.student_groups):
             self.encoder.requires_grad_(False)
-        deepest = max(layers_to_run(self.prediction_layers))
+        deepest = max(layers_to_run(self.plan.student_groups))
         if deepest < self.depth:
             logger.warning(
                 f"student layers {deepest + 1} to {self.depth} predict nothing and stay as they start: "

@@ -1,49 +1,34 @@
 """Distillation beside the tasks (OS-KDFT, 2305.17394): teacher layers predicted from the same waves, and adapters."""
 
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Iterator, Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.reading import EncoderCheckpoint
-from ..distillation.distances import count_frames_that_count, sum_distances
-from ..distillation.heads import SplitHeads, find_upsampling, upsample_mask
-from ..distillation.teacher import Targets
+from ..distillation.heads import SplitHeads, find_upsampling
+from ..distillation.plan import PredictionPlan
+from ..distillation.prediction import add_predictions, repeat_output
+from ..distillation.states import GroupStates
 from ..encoder.config import EncoderConfig
-from ..encoder.layer_groups import Group, name_group
 from ..encoder.model import EncoderOutput, SpeechEncoder
 from ..errors import UserError
-
-
-class TeacherPredictions(NamedTuple):
-    """Predicted teacher layers: (batch, frames, teacher width) for each group, and padding (batch, frames) or None."""
-
-    values: List[Tensor]
-    padding_mask: Optional[Tensor]
-
-
-class Distances(NamedTuple):
-    """How far predictions are from targets, summed over `frames` frames that are not padding."""
-
-    total: Tensor  # weighted by distance, mean over groups
-    parts: Dict[str, Tensor]  # "l1_4", without weights
-    frames: Tensor
 
 
 class TeacherHeads(nn.Module):
     """DistilHuBERT's heads on the encoder's final output, as OS-KDFT has: Linear, GELU, and a Linear for each group."""
 
-    def __init__(self, cfg: EncoderConfig, target_width: int, groups: int):
+    def __init__(self, cfg: EncoderConfig, plan: PredictionPlan):
         super().__init__()
-        self.time_reduction = cfg.time_reduction
+        self.plan, self.time_reduction = plan, cfg.time_reduction
+        groups = len(plan.groups)
         upsample = find_upsampling([[cfg.encoder_layers]] * groups, cfg.time_reduction)
-        self.heads = SplitHeads(cfg.encoder_embed_dim, target_width, groups, upsample)
+        self.heads = SplitHeads(cfg.encoder_embed_dim, plan.width, groups, upsample)
 
-    def forward(self, output: EncoderOutput) -> TeacherPredictions:
-        """Predictions from an encoder's output."""
-        return TeacherPredictions(self.heads([output.x]), upsample_mask(output.padding_mask, self.time_reduction))
+    def forward(self, output: EncoderOutput) -> GroupStates:
+        """The encoder's final output for every group, with predictions (batch, frames, teacher's width)."""
+        return add_predictions(repeat_output(output, self.plan), self.heads, self.time_reduction)
 
 
 class Adapter(nn.Module):
@@ -80,27 +65,6 @@ def _add(feed_forward: Any, adapter: nn.Module) -> Any:
     return lambda x, gates=None: feed_forward(x, gates) + adapter(x)
 
 
-def measure_distances(
-    predictions: TeacherPredictions, targets: Targets, groups: Sequence[Group], weights: Dict[str, float]
-) -> Distances:
-    """Distances of predicted teacher layers, by group.
-
-    Args:
-        groups: the teacher's layers behind each prediction, for names.
-        weights: of the distances in `losses.DISTANCES`; those of weight 0 are left out.
-    """
-    targets = targets.cut(predictions.values[0].size(1))
-    mask = predictions.padding_mask
-    if mask is not None:
-        mask = mask | targets.padding_mask  # families round the length of padded audio differently
-    total, parts = torch.zeros((), device=predictions.values[0].device), {}
-    for group, prediction, target in zip(groups, predictions.values, targets.values):
-        for name, value in sum_distances(prediction, target, mask, weights).items():
-            total = total + weights[name] * value / len(groups)
-            parts[f"{name}_{name_group(group)}"] = value.detach()
-    return Distances(total, parts, count_frames_that_count(predictions.values[0], mask))
-
-
 def check_teacher(teacher: EncoderCheckpoint, student: EncoderConfig) -> None:
     """Raise UserError where teacher and student need other waves or make frames at another rate."""
     for name in ("normalize", "frame_stride"):
@@ -109,6 +73,6 @@ def check_teacher(teacher: EncoderCheckpoint, student: EncoderConfig) -> None:
             ours //= student.time_reduction
         if theirs != ours:
             raise UserError(
-                f"task.teacher={teacher.path} has {name}={theirs}, the encoder of model.init {ours}: distillation on the "
-                "same waves needs a teacher that agrees"
+                f"task.teacher={teacher.path} has {name}={theirs}, the encoder of model.init {ours}: distillation on "
+                "the same waves needs a teacher that agrees"
             )

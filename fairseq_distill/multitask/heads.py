@@ -129,7 +129,7 @@ class VerificationHead(Head):
         return torch.where(is_target, scale * moved, scores)
 
 
-HEADS = {"classification": ClassificationHead, "verification": VerificationHead}
+TASK_HEADS = {"classification": ClassificationHead, "verification": VerificationHead}
 
 
 class TaskUncertainty(Float32Module):
@@ -145,7 +145,7 @@ class TaskUncertainty(Float32Module):
 
 def build_head(settings: TaskSettings, width: int, depth: int, classes: int) -> Head:
     """The head of a task on an encoder of `width` and `depth`."""
-    return HEADS[settings.kind](settings, width, depth, classes)
+    return TASK_HEADS[settings.kind](settings, width, depth, classes)
 
 
 def needs_sum(tasks: Sequence[TaskSettings]) -> bool:

@@ -1,8 +1,11 @@
-"""The settings of a run: sections that fairseq hands over one by one, read and written as the one config that they belong to."""
+"""The settings of a run: fairseq hands over its sections one by one; read and written here as the one config."""
 
-from typing import Any, Dict
+import logging
+from typing import Any, Mapping
 
 from omegaconf import OmegaConf, open_dict
+
+logger = logging.getLogger(__name__)
 
 
 def find_run(part: Any) -> Any:
@@ -12,24 +15,30 @@ def find_run(part: Any) -> Any:
 
 
 def read_run_settings(part: Any, section: str, defaults: Any) -> Any:
-    """Another section of the run that `part` belongs to, over `defaults`, a dataclass; what that has no field for is left out."""
+    """Another section of the run that `part` belongs to, over `defaults`, a dataclass; other fields are left out."""
     given = find_run(part).get(section)
     if not OmegaConf.is_dict(given):
         given = {}
     return OmegaConf.merge(defaults, {key: given[key] for key in given if key in defaults.__dataclass_fields__})
 
 
-def update_run_settings(part: Any, section: str, values: Dict[str, Any]) -> None:
-    """Write resolved settings into the run's own config, so that its checkpoints hold what was used.
+def settle(run: Any, section: str, values: Mapping[str, Any], reason: str, copy: Any = None) -> None:
+    """Write resolved settings into the run's own config, so that its checkpoints hold what was used, and log each.
 
-    fairseq hands models and tasks a merged copy of their section, which still knows the run's config as its parent.
+    Nothing else writes into a run's config. What is there already is neither written nor logged.
 
     Args:
-        part: the copy that fairseq handed over.
-        section: "model" or "task".
+        run: the whole run's settings, see `find_run`; {} where a model is built without a run.
+        section: "model", "task", ...
         values: the settings to write.
+        reason: where they come from, for the log.
+        copy: the section as fairseq handed it over, a merged copy: it gets the values too.
     """
-    for settings in (part, find_run(part).get(section)):
-        if OmegaConf.is_dict(settings):
-            with open_dict(settings):
-                settings.update(values)
+    targets = [target for target in (copy, run.get(section)) if OmegaConf.is_dict(target)]
+    for key, value in values.items():
+        stale = [target for target in targets if key not in target or target[key] != value]
+        for target in stale:
+            with open_dict(target):
+                target[key] = value
+        if stale:
+            logger.info(f"{section}.{key}={value} ({reason})")

@@ -4,67 +4,62 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
 
-import torch
-from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 from omegaconf import MISSING
+from torch import Tensor
 
 from ..checkpoints.reading import read_checkpoint
-from ..criterions.speech_multitask import SpeechMultitaskCriterionConfig
 from ..data.audio_settings import AudioSettings
-from ..distillation.teacher import Targets, Teacher
-from ..encoder.layer_groups import Group, format_groups, parse_groups
+from ..distillation.plan import PredictionPlan
+from ..distillation.states import GroupStates
+from ..distillation.teacher import Teacher
+from ..encoder.layer_groups import parse_groups
 from ..errors import UserError
 from ..multitask.augmentation import Augmentation, NoiseManifest
 from ..multitask.dataset import load_multitask_dataset
 from ..multitask.distillation import check_teacher
 from ..multitask.labels import collect_classes
+from ..multitask.settings import SpeechMultitaskCriterionConfig
 from ..multitask.task_list import parse_tasks
-from ..run.audio_task import AudioTask
+from ..run.audio_task import AudioTask, AudioTaskConfig
 from ..run.paths import find_file, make_absolute
-from ..run.settings import find_run, read_run_settings, update_run_settings
+from ..run.settings import find_run, read_run_settings, settle
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class SpeechMultitaskTaskConfig(FairseqDataclass):
+class SpeechMultitaskTaskConfig(AudioTaskConfig):
     """Labelled audio, what is done to it in training, and the list of tasks."""
 
     data: str = field(
         default=MISSING,
         metadata={
-            "help": "folder with train.tsv and valid.tsv, and label files such as train.keyword beside them, for all tasks "
-            "that name no other"
+            "help": "folder with train.tsv and valid.tsv, and label files such as train.keyword beside them, for all "
+            "tasks that name no other"
         },
     )
     tasks: Any = field(
         default=MISSING,
         metadata={
-            "help": "a list with a mapping for each task: name, kind (classification or verification), label (ending of its "
-            "label files, default the name), data (other folders), weight (of its loss), sampling (how often it is drawn), "
-            "balanced (classes equally often), layers (sum or last), batch_norm (of pooled vectors); classification: hidden, "
-            "activation; verification: pooling, embedding_dim, softmax (am or aam), scale, margin"
+            "help": "a list with a mapping for each task: name, kind (classification or verification), label (ending "
+            "of its label files, default the name), data (other folders), weight (of its loss), sampling (how often "
+            "it is drawn), balanced (classes equally often), layers (sum or last), batch_norm (of pooled vectors); "
+            "classification: hidden, activation; verification: pooling, embedding_dim, softmax (am or aam), scale, "
+            "margin"
         },
     )
     teacher: str = field(
         default="", metadata={"help": "with criterion.distillation: checkpoint of the teacher, anything that loads"}
     )
-    sample_rate: int = field(default=16_000, metadata={"help": "samples a second; files at another rate are not used"})
     enable_padding: bool = field(
         default=True, metadata={"help": "pad a batch to its longest wave; otherwise crop it to its shortest"}
-    )
-    max_sample_size: Optional[int] = field(
-        default=None, metadata={"help": "longer waves are cropped to this many samples, from a random place"}
-    )
-    min_sample_size: Optional[int] = field(
-        default=None, metadata={"help": "shorter waves are left out; at least the receptive field of the encoder"}
     )
     group_by_length: bool = field(
         default=False,
         metadata={
-            "help": "in training, make batches of waves of like length: less padding, but tasks whose waves differ in length "
-            "then seldom meet in a batch"
+            "help": "in training, make batches of waves of like length: less padding, but tasks whose waves differ in "
+            "length then seldom meet in a batch"
         },
     )
     speeds: List[float] = field(
@@ -81,10 +76,6 @@ class SpeechMultitaskTaskConfig(FairseqDataclass):
         metadata={"help": "lowest and highest ratio of speech to noise in dB; drawn evenly between"},
     )
     noise_probability: float = field(default=1.0, metadata={"help": "share of the training waves that get noise"})
-    max_broken: float = field(
-        default=0.01,
-        metadata={"help": "fraction of a set's files that may be unreadable before the run stops; they are skipped"},
-    )
 
 
 @register_task("speech_multitask", dataclass=SpeechMultitaskTaskConfig)
@@ -101,7 +92,7 @@ class SpeechMultitaskTask(AudioTask):
         self.tasks = parse_tasks(cfg.tasks)
         self.min_samples, self.normalize = 1, False
         self._teacher: Optional[Teacher] = None
-        self._groups: List[Group] = []
+        self.plan = PredictionPlan()
         self._exact_padding = False
         self.train_split = find_run(cfg).get("dataset", {}).get("train_subset", "train")
         self.state.add_factory("classes", self._collect_classes)
@@ -141,19 +132,21 @@ class SpeechMultitaskTask(AudioTask):
         teacher = None
         if not from_checkpoint:
             self._check_init(model_cfg)
+            run = find_run(model_cfg)
             criterion = read_run_settings(model_cfg, "criterion", SpeechMultitaskCriterionConfig())
-            settings = {"learn_task_weights": str(criterion.weighting) == "uncertainty"}
+            learn = str(criterion.weighting) == "uncertainty"
+            reason = f"criterion.weighting={criterion.weighting}"
+            settle(run, "model", {"learn_task_weights": learn}, reason, model_cfg)
             if bool(criterion.distillation) != bool(self.cfg.teacher):
                 raise UserError(
-                    f"criterion.distillation={criterion.distillation:g} with task.teacher={self.cfg.teacher or 'nothing'}: "
-                    "give both or none"
+                    f"criterion.distillation={criterion.distillation:g} with "
+                    f"task.teacher={self.cfg.teacher or 'nothing'}: give both or none"
                 )
             if criterion.distillation:
                 teacher = read_checkpoint(find_file(self.cfg.teacher, "task.teacher"))
                 groups = parse_groups(criterion.groups, teacher.config.encoder_layers)
-                settings["prediction_groups"] = format_groups(groups)
-                settings["prediction_dim"] = teacher.config.encoder_embed_dim
-            update_run_settings(model_cfg, "model", settings)
+                plan = PredictionPlan(groups, width=teacher.config.encoder_embed_dim)
+                settle(run, "model", plan.to_settings(), "from criterion.groups and the teacher", model_cfg)
         model = super().build_model(model_cfg, from_checkpoint)
         if teacher is not None:
             check_teacher(teacher, model.cfg)
@@ -163,13 +156,13 @@ class SpeechMultitaskTask(AudioTask):
     def adopt(self, model: Any) -> None:
         """Make data and targets what this SpeechMultitask needs."""
         self.min_samples, self.normalize = model.cfg.shortest_wave, model.cfg.normalize
-        self._groups, self._exact_padding = model.prediction_groups, model.encoder.exact_padding
+        self.plan, self._exact_padding = model.plan, model.encoder.exact_padding
 
-    def compute_targets(self, source: torch.Tensor, padding_mask: Optional[torch.Tensor] = None) -> Targets:
+    def compute_targets(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> GroupStates:
         """`Teacher.compute_targets` for a batch of waves (batch, samples); loads the teacher the first time."""
         if self._teacher is None:
             path = find_file(self.cfg.teacher, "task.teacher")
-            self._teacher = Teacher([path], self._groups, exact_padding=self._exact_padding)
+            self._teacher = Teacher([path], self.plan.teacher_groups, exact_padding=self._exact_padding)
         return self._teacher.compute_targets(source, padding_mask)
 
     def _collect_classes(self) -> Dict[str, List[str]]:

@@ -10,9 +10,10 @@ from fairseq_distill.criterions.speech_distillation import (
     SpeechDistillationCriterion,
     SpeechDistillationCriterionConfig,
 )
-from fairseq_distill.distillation.distances import sum_distances
-from fairseq_distill.distillation.teacher import Targets
-from fairseq_distill.models.speech_student import StudentPredictions
+from fairseq_distill.distillation.objective import Objective
+from fairseq_distill.distillation.plan import PredictionPlan
+from fairseq_distill.distillation.prediction import StudentOutput
+from fairseq_distill.distillation.states import GroupStates
 
 WEIGHTS = dict(l1=0.7, mse=1.3, cosine=0.4, log_sigmoid_cosine=2.0)
 
@@ -37,6 +38,13 @@ def make_batch(lengths=(7, 4, 1), width=6, groups=2, seed=0):
     tensors = [torch.randn(shape, generator=generator) for _ in range(2 * groups)]
     mask = torch.arange(max(lengths))[None, :] >= torch.tensor(lengths)[:, None]
     return tensors[:groups], tensors[groups:], mask
+
+
+def sum_distances(prediction, target, mask, weights):
+    """What the objective says of one group, without weights."""
+    student = GroupStates([], [prediction], padding_mask=mask)
+    measured = Objective(weights).measure(student, GroupStates([target], padding_mask=mask), PredictionPlan([[4]]))
+    return {name[: -len("_4")]: value for name, value in measured.parts.items()}
 
 
 def test_distances_equal_their_formulas():
@@ -64,10 +72,10 @@ class FakeTask:
     target_dictionary = None
 
     def __init__(self, targets, mask):
-        self.groups, self.group_names, self.num_heads = [[4], [8, 12]], ["4", "8-12"], 1
-        self.targets = Targets(targets, mask)
+        self.plan = PredictionPlan([[4], [8, 12]])
+        self.targets = GroupStates(targets, padding_mask=mask)
 
-    def compute_targets(self, source, padding_mask, capture, mask_indices):
+    def compute_targets(self, source, padding_mask, mask_indices):
         return self.targets
 
 
@@ -95,7 +103,7 @@ def run_criterion(lengths, **weights):
     sample = {
         "net_input": {"source": torch.zeros(len(lengths), 10), "padding_mask": torch.zeros(len(lengths), 10).bool()}
     }
-    loss, size, log = criterion(FakeStudent(StudentPredictions(leaves, mask)), sample)
+    loss, size, log = criterion(FakeStudent(StudentOutput(GroupStates([], leaves, padding_mask=mask))), sample)
     return loss, size, log, leaves, targets, mask
 
 

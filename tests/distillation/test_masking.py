@@ -24,8 +24,8 @@ def test_masked_frames_see_the_whole_teacher_and_the_others_the_masked_one(tmp_p
     targets = Teacher([path], [["f"], [1, 3]]).compute_targets(waves, padding_mask, indices)
     assert indices.any() and not indices.all()
     for target, of_whole, of_masked in (
-        (targets.values[0], whole.features, masked.features),
-        (targets.values[1], (whole.hidden[1] + whole.hidden[3]) / 2, (masked.hidden[1] + masked.hidden[3]) / 2),
+        (targets.hidden[0], whole.features, masked.features),
+        (targets.hidden[1], (whole.hidden[1] + whole.hidden[3]) / 2, (masked.hidden[1] + masked.hidden[3]) / 2),
     ):
         torch.testing.assert_close(target[indices], of_whole[indices])
         torch.testing.assert_close(target[~indices], of_masked[~indices])
@@ -55,10 +55,10 @@ def test_student_predicts_from_masked_frames():
     waves, _ = make_waves()
     indices = sample_mask(student, waves)
     with torch.no_grad():
-        plain = student(waves, predict=True)
-        masked = student(waves, predict=True, mask_indices=indices)
+        plain = student(waves, predict=True).states
+        masked = student(waves, predict=True, mask_indices=indices).states
         features = student.encode(waves, mask_indices=indices).hidden[1]
-    assert (plain.values[0] - masked.values[0]).abs().max() > 1e-3
+    assert (plain.predictions[0] - masked.predictions[0]).abs().max() > 1e-3
     torch.testing.assert_close(masked.hidden[0], features)
     student.freeze_unreached()
     assert not student.mask_emb.requires_grad

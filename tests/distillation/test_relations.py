@@ -1,6 +1,7 @@
 """Relations between frames against their formulas, written out frame by frame in float64."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,11 +11,12 @@ from fairseq_distill.criterions.speech_distillation import (
     SpeechDistillationCriterion,
     SpeechDistillationCriterionConfig,
 )
-from fairseq_distill.distillation.relations import RELATIONS, needed_for, sum_relations
-from fairseq_distill.distillation.states import check_captured
-from fairseq_distill.distillation.teacher import Targets
+from fairseq_distill.distillation.objective import Objective
+from fairseq_distill.distillation.plan import PredictionPlan
+from fairseq_distill.distillation.prediction import StudentOutput
+from fairseq_distill.distillation.relations import RELATIONS
+from fairseq_distill.distillation.states import GroupStates, check_captured
 from fairseq_distill.errors import UserError
-from fairseq_distill.models.speech_student import StudentPredictions
 
 LENGTHS = (6, 4)
 FRAMES = max(LENGTHS)
@@ -32,9 +34,21 @@ def draw(width, seed):
 def make_sides():
     """Predictions of a student of width 5, and targets of a teacher of width 7, of one group."""
     hidden, pair, attention = draw(5, 1)
-    student = StudentPredictions([hidden @ torch.ones(5, 7)], MASK, [hidden], [pair], [attention])
+    student = GroupStates([hidden], [hidden @ torch.ones(5, 7)], [pair[0]], [pair[1]], [attention], MASK)
     hidden, pair, attention = draw(7, 2)
-    return student, Targets([hidden], MASK, [pair], [attention])
+    return student, GroupStates([hidden], [], [pair[0]], [pair[1]], [attention], MASK)
+
+
+def get_pair(states):
+    """(input, output) of the first group's deepest layer."""
+    return states.inputs[0], states.outputs[0]
+
+
+def sum_relations(student, teacher, mask, names):
+    """What the objective says of the first group, without weights."""
+    student, teacher = replace(student, padding_mask=mask), replace(teacher, padding_mask=mask)
+    measured = Objective(dict.fromkeys(names, 1.0)).measure(student, teacher, PredictionPlan([[1]]))
+    return {name[: -len("_1")]: value for name, value in measured.parts.items()}
 
 
 def plain_gram_distance(mine, its, lengths):
@@ -61,11 +75,11 @@ def plain_divergence(mine, its, lengths):
 
 def test_relations_equal_their_formulas():
     student, teacher = make_sides()
-    sums = sum_relations(student, teacher, 0, MASK, RELATIONS)
-    mine, its = student.hidden[0], teacher.values[0]
+    sums = sum_relations(student, teacher, MASK, RELATIONS)
+    mine, its = student.hidden[0], teacher.hidden[0]
     expected = {
         "temporal_relations": plain_gram_distance((mine, mine), (its, its), LENGTHS),
-        "layer_relations": plain_gram_distance(student.pairs[0], teacher.pairs[0], LENGTHS),
+        "layer_relations": plain_gram_distance(get_pair(student), get_pair(teacher), LENGTHS),
         "attention_maps": plain_divergence(student.maps[0], teacher.maps[0], LENGTHS),
     }
     assert set(sums) == set(expected) == set(RELATIONS)
@@ -75,30 +89,30 @@ def test_relations_equal_their_formulas():
 
 def test_without_padding_all_frames_count():
     student, teacher = make_sides()
-    sums = sum_relations(student, teacher, 0, None, ["temporal_relations", "layer_relations"])
-    mine, its = student.hidden[0], teacher.values[0]
+    sums = sum_relations(student, teacher, None, ["temporal_relations", "layer_relations"])
+    mine, its = student.hidden[0], teacher.hidden[0]
     whole = (FRAMES, FRAMES)
     assert sums["temporal_relations"].item() == pytest.approx(
         plain_gram_distance((mine, mine), (its, its), whole), rel=1e-5
     )
     assert sums["layer_relations"].item() == pytest.approx(
-        plain_gram_distance(student.pairs[0], teacher.pairs[0], whole), rel=1e-5
+        plain_gram_distance(get_pair(student), get_pair(teacher), whole), rel=1e-5
     )
 
 
 def test_relations_of_a_rotated_teacher_are_its_own():
     _, teacher = make_sides()
     turn = torch.linalg.qr(torch.randn(7, 7, generator=torch.Generator().manual_seed(3)))[0]
-    turned = StudentPredictions(
-        [], MASK, [teacher.values[0] @ turn], [tuple(x @ turn for x in teacher.pairs[0])], teacher.maps
-    )
-    for name, value in sum_relations(turned, teacher, 0, MASK, RELATIONS).items():
+    hidden, start, end = (x @ turn for x in (teacher.hidden[0], *get_pair(teacher)))
+    turned = GroupStates([hidden], [hidden], [start], [end], teacher.maps, MASK)
+    for name, value in sum_relations(turned, teacher, MASK, RELATIONS).items():
         assert abs(value.item()) < 1e-6, name
 
 
 def test_only_what_is_asked_for_is_captured():
-    assert needed_for([]) == (False, False) == needed_for(["temporal_relations"])
-    assert needed_for(["layer_relations"]) == (True, False) and needed_for(["attention_maps"]) == (False, True)
+    captures = {name: Objective({name: 1.0}).captures for name in RELATIONS}
+    assert Objective({}).captures == frozenset() == captures["temporal_relations"]
+    assert captures["layer_relations"] == {"inputs", "outputs"} and captures["attention_maps"] == {"maps"}
 
 
 def test_groups_without_a_transformer_layer_are_refused():
@@ -111,13 +125,10 @@ def test_groups_without_a_transformer_layer_are_refused():
 @pytest.mark.parametrize("reduce_groups, weights", [("mean", (0.05, 0.5)), ("sum", (0.1, 1.0))])
 def test_hint_weighs_every_group_but_the_last(reduce_groups, weights):
     student, teacher = make_sides()
-    student = student._replace(
-        values=student.values * 2, hidden=list(student.hidden) * 2, pairs=list(student.pairs) * 2
-    )
-    student = student._replace(values=[student.values[0], 3 * student.values[0]])
-    teacher = teacher._replace(values=teacher.values * 2, pairs=list(teacher.pairs) * 2)
-    names = dict(groups=[[1], [2]], group_names=["1", "2"], num_heads=1)
-    task = SimpleNamespace(**names, target_dictionary=None, compute_targets=lambda *_: teacher)
+    student, teacher = student.append(student), teacher.append(teacher)
+    student = replace(student, predictions=[student.predictions[0], 3 * student.predictions[0]])
+    plan = PredictionPlan([[1], [2]])
+    task = SimpleNamespace(plan=plan, target_dictionary=None, compute_targets=lambda *_: teacher)
     cfg = SpeechDistillationCriterionConfig(
         l1=0.0, cosine=0.0, mse=1.0, layer_relations=2.0, hint=0.1, reduce_groups=reduce_groups
     )
@@ -126,18 +137,20 @@ def test_hint_weighs_every_group_but_the_last(reduce_groups, weights):
         training = False
 
         def __call__(self, *args, **kwargs):
-            assert kwargs["capture"] == (True, False)
-            return student
+            assert kwargs["predict"]
+            return StudentOutput(student)
 
         get_extra_losses = staticmethod(lambda _: ([], []))
         describe_gates = staticmethod(dict)
 
     source = torch.zeros(2, 10)
-    loss, _, log = SpeechDistillationCriterion(cfg, task)(Student(), {"net_input": {"source": source}})
+    criterion = SpeechDistillationCriterion(cfg, task)
+    assert criterion.objective.captures == {"inputs", "outputs"}
+    loss, _, log = criterion(Student(), {"net_input": {"source": source}})
     expected = 0.0
     for index, weight in enumerate(weights):
-        error = (student.values[index] - teacher.values[index]).double().pow(2).mean(-1)[~MASK].sum().item()
-        relation = plain_gram_distance(student.pairs[0], teacher.pairs[0], LENGTHS)
+        error = (student.predictions[index] - teacher.hidden[index]).double().pow(2).mean(-1)[~MASK].sum().item()
+        relation = plain_gram_distance(get_pair(student), get_pair(teacher), LENGTHS)
         assert log[f"distance/layer_relations_{index + 1}"].item() == pytest.approx(relation, rel=1e-5)
         expected += weight * (error + 2.0 * relation)
     assert loss.item() == pytest.approx(expected, rel=1e-5)

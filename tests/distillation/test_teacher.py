@@ -24,7 +24,7 @@ def test_targets_are_group_means_of_the_teachers_hidden_states(tmp_path):
         out = load_encoder(path)(waves, padding_mask=mask)
     targets = Teacher([path], [["f"], [0, 2], [1]]).compute_targets(waves, mask)
     expected = [out.features, (out.hidden[0] + out.hidden[2]) / 2, out.hidden[1]]
-    for target, value in zip(targets.values, expected):
+    for target, value in zip(targets.hidden, expected):
         torch.testing.assert_close(target, value)
         assert not target.requires_grad and not target.is_inference()
     assert torch.equal(targets.padding_mask, out.padding_mask)
@@ -33,8 +33,8 @@ def test_targets_are_group_means_of_the_teachers_hidden_states(tmp_path):
 def test_several_teachers_are_averaged(tmp_path):
     paths = [save_teacher(tmp_path / f"{seed}.pt", seed) for seed in (1, 2, 3)]
     waves, _ = make_waves()
-    alone = [Teacher([path], [[3]]).compute_targets(waves).values[0] for path in paths]
-    together = Teacher(paths, [[3]]).compute_targets(waves).values[0]
+    alone = [Teacher([path], [[3]]).compute_targets(waves).hidden[0] for path in paths]
+    together = Teacher(paths, [[3]]).compute_targets(waves).hidden[0]
     assert (alone[0] - alone[1]).abs().max() > 0.01
     torch.testing.assert_close(together, sum(alone) / 3)
 
@@ -42,7 +42,7 @@ def test_several_teachers_are_averaged(tmp_path):
 def test_teacher_runs_no_layer_beyond_the_groups(tmp_path):
     teacher = Teacher([save_teacher(tmp_path / "teacher.pt")], [[1]])
     teacher.encoders[0].encoder.layers[1].forward = None  # would fail if it ran
-    assert teacher.compute_targets(make_waves()[0]).values[0].shape[-1] == 48
+    assert teacher.compute_targets(make_waves()[0]).hidden[0].shape[-1] == 48
 
 
 def test_overflowing_layers_are_named(tmp_path):
@@ -132,9 +132,9 @@ def test_student_that_is_its_teacher_predicts_it_at_once(tmp_path):
     ).eval()
     waves, mask = make_waves(padded=True)
     with torch.no_grad():
-        predictions = student(waves, padding_mask=mask, predict=True)
+        predictions = student(waves, padding_mask=mask, predict=True).states.predictions
     targets = Teacher([path], [[1], [2], [3]]).compute_targets(waves, mask)
-    for ours, theirs in zip(predictions.values, targets.values):
+    for ours, theirs in zip(predictions, targets.hidden):
         torch.testing.assert_close(ours, theirs)
 
 

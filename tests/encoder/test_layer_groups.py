@@ -25,6 +25,32 @@ def test_groups_are_read_from_text_and_lists(spec):
 
 
 @pytest.mark.parametrize(
+    "depth, expected",
+    [(3, "[[f],[3]]"), (12, "[[f],[4],[8],[12]]"), (24, "[[f],[4],[8],[12],[16],[20],[24]]"), (6, "[[f],[4],[6]]")],
+)
+def test_a_rule_fits_any_depth(depth, expected):
+    assert format_groups(parse_groups("f, every 4", depth)) == expected
+    assert parse_groups("f,every  4", depth) == parse_groups(expected, depth)
+
+
+def test_entries_of_a_rule_are_features_layers_and_steps():
+    assert parse_groups("every 1", 3) == [[1], [2], [3]]
+    assert parse_groups("0, 2", 3) == [[0], [2]]
+    assert parse_groups("f, 2, every 2, 6", 6) == [["f"], [2], [4], [6]], "a layer named twice has one group"
+    for rule in ("every 0", "every", "every four", "f every 4", "f,,3", "f, 4-8"):
+        with pytest.raises(UserError, match="or a rule such as"):
+            parse_groups(rule, 12)
+    with pytest.raises(UserError, match="the teacher has layers 0 to 12 and f, not 13"):
+        parse_groups("f, 13", 12)
+
+
+def test_groups_without_a_known_depth_are_lists():
+    assert parse_groups("[[f],[30]]") == [["f"], [30]]
+    with pytest.raises(UserError, match="criterion.groups must be lists"):
+        parse_groups("f, every 4")
+
+
+@pytest.mark.parametrize(
     "spec", ["", "[4,8]", "[]", "[[]]", "[[13]]", "[[-1]]", "[[1.5]]", "[[g]]", "[[True]]", "[[4]", 7]
 )
 def test_anything_else_is_an_error_that_names_the_key(spec):

@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from fairseq_distill.criterions.speech_multitask import SpeechMultitaskCriterion, SpeechMultitaskCriterionConfig
-from fairseq_distill.distillation.teacher import Targets, Teacher
+from fairseq_distill.distillation.objective import Objective
+from fairseq_distill.distillation.plan import PredictionPlan
+from fairseq_distill.distillation.states import GroupStates
+from fairseq_distill.distillation.teacher import Teacher
 from fairseq_distill.errors import UserError
-from fairseq_distill.models.speech_multitask import load_multitask
-from fairseq_distill.multitask.distillation import TeacherPredictions, measure_distances
+from fairseq_distill.multitask.model import load_multitask
 from fairseq_distill.tasks.speech_multitask import SpeechMultitaskTask, SpeechMultitaskTaskConfig
 
 from ..builders import LARGE, build_multitask, make_waves, save_teacher, write_teacher
@@ -33,7 +35,7 @@ def test_only_the_tasks_go_through_adapters():
         torch.nn.init.zeros_(adapter.up.weight)
         torch.nn.init.zeros_(adapter.up.bias)
     without = model(waves, mask, predict=True)
-    for one, other in zip(with_adapters.predictions.values, without.predictions.values):
+    for one, other in zip(with_adapters.states.predictions, without.states.predictions):
         assert torch.equal(one, other)
     assert not torch.allclose(with_adapters.scores["keyword"], without.scores["keyword"])
     plain = model.encoder(waves, mask)
@@ -54,7 +56,7 @@ def test_an_adapter_lies_beside_the_feed_forward_part():
 def test_each_loss_trains_its_own_branch():
     model = build_multitask(adapter=8, **DISTILLED).train()
     waves, mask = make_waves(padded=True)
-    sum(p.sum() for p in model(waves, mask, predict=True).predictions.values).backward()
+    sum(p.sum() for p in model(waves, mask, predict=True).states.predictions).backward()
     assert not any(gradients(model.adapters)) and all(gradients(model.prediction_head))
     assert any(gradients(model.encoder))
     model.zero_grad()
@@ -71,7 +73,8 @@ def test_distances_are_means_over_frames_that_are_not_padding():
     values, targets = [torch.randn(2, 4, 5) for _ in range(2)], [torch.randn(2, 4, 5) for _ in range(2)]
     mask = torch.tensor([[False] * 4, [False, True, True, True]])
     weights = {"l1": 1.0, "mse": 0.0, "cosine": 0.0, "log_sigmoid_cosine": 2.0}
-    found = measure_distances(TeacherPredictions(values, mask), Targets(targets, mask), [[4], [8, 12]], weights)
+    student, teacher = GroupStates([], values, padding_mask=mask), GroupStates(targets, padding_mask=mask)
+    found = Objective(weights).measure(student, teacher, PredictionPlan([[4], [8, 12]]))
     total, l1_last = 0.0, 0.0
     for group in range(2):
         for row, frame in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]:
@@ -86,7 +89,7 @@ def test_distances_are_means_over_frames_that_are_not_padding():
 
 def test_loss_is_that_of_the_tasks_plus_the_weighted_distance(tmp_path):
     model = build_multitask(**DISTILLED)
-    teacher = Teacher([save_teacher(tmp_path / "teacher.pt", seed=9)], model.prediction_groups)
+    teacher = Teacher([save_teacher(tmp_path / "teacher.pt", seed=9)], model.plan.groups)
     task = SimpleNamespace(tasks=model.tasks, compute_targets=teacher.compute_targets)
     waves, mask = make_waves(padded=True)
     batch = {"net_input": {"source": waves, "padding_mask": mask}, "targets": torch.tensor([[0, 1], [1, -1], [-1, 2]])}
@@ -115,8 +118,8 @@ def test_the_teacher_pads_as_the_model_does(tmp_path, exact):
     waves, mask = make_waves(padded=True)
     length = int((~mask[2]).sum())
     padded, alone = task.compute_targets(waves, mask), task.compute_targets(waves[2:, :length])
-    frames = alone.values[0].size(1)
-    apart = (padded.values[0][2, :frames] - alone.values[0][0]).abs().max()
+    frames = alone.hidden[0].size(1)
+    apart = (padded.hidden[0][2, :frames] - alone.hidden[0][0]).abs().max()
     assert apart < 1e-3 if exact else apart > 0.01
 
 

@@ -9,7 +9,7 @@ import torch
 
 from fairseq_distill.cli.main import main
 from fairseq_distill.evaluation.verification import equal_error_rate
-from fairseq_distill.models.speech_multitask import load_multitask
+from fairseq_distill.multitask.model import load_multitask
 
 from ..builders import write_teacher
 from ..runs import KEYWORDS, SPEAKERS, fine_tune, write_labelled, write_labels

@@ -14,7 +14,8 @@ from fairseq import checkpoint_utils
 from fairseq_distill import load_encoder
 from fairseq_distill.checkpoints.safe_load import read_pickled
 from fairseq_distill.cli.main import main
-from fairseq_distill.models.speech_multitask import SpeechMultitask, load_multitask
+from fairseq_distill.models.speech_multitask import SpeechMultitask
+from fairseq_distill.multitask.model import load_multitask
 
 from ..builders import write_data, write_teacher
 from ..runs import distil, fine_tune, write_labelled, write_labels

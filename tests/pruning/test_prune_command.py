@@ -107,7 +107,9 @@ def test_written_student_loads_everywhere_and_equals_the_gated_one(kind, tmp_pat
         features, frames = student.eval().extract_features(waves, padding_mask=mask)
         expected = gated_student.encode(waves, mask).x
         assert (features - expected)[~frames].norm() < 1e-5 * expected[~frames].norm()
-        predictions = [s.eval()(waves, padding_mask=mask, predict=True).values for s in (student, gated_student)]
+        predictions = [
+            s.eval()(waves, padding_mask=mask, predict=True).states.predictions for s in (student, gated_student)
+        ]
         for a, b in zip(*predictions):
             torch.testing.assert_close(a[~frames], b[~frames], rtol=1e-4, atol=1e-5)
     saved, before = read_pickled(out), gated_student.state_dict()

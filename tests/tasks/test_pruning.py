@@ -89,15 +89,14 @@ def test_the_other_families_go_through_both_stages(folder, tmp_path, family):
         teacher = str(layouts.write_wavlm(tmp_path / "wavlm.pt", weights))
     else:
         teacher = write_teacher(tmp_path, **LARGE)
-    recipe = "dpwavlm" if family == "wavlm" else "dphubert"
-    train(tmp_path / "stage1", folder / "data", teacher, recipe, optimization__max_update=25)
+    train(tmp_path / "stage1", folder / "data", teacher, "dphubert", optimization__max_update=25)
     pruned = tmp_path / "pruned.pt"
     assert main(["prune", str(last(tmp_path / "stage1")), str(pruned)]) == 0
     train(
         tmp_path / "stage2",
         folder / "data",
         teacher,
-        f"{recipe}_stage2",
+        "dphubert_stage2",
         model__init=pruned,
         optimization__max_update=2,
     )

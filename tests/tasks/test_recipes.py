@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from fairseq_distill import load_encoder
+from fairseq_distill.encoder.layer_groups import parse_groups
 from fairseq_distill.encoder.size import count_parameters
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 
@@ -64,6 +65,19 @@ def test_fithubert_counts_its_last_head_and_an_upsampler_that_nothing_uses():
     encoder = count_parameters(student)["encoder"]
     assert round(encoder / 1e6, 2) == 21.20
     assert round((encoder + upsampler + last_head) / 1e6, 2) == 22.49
+
+
+@pytest.mark.parametrize("name", ["dphubert", "dphubert_stage2"])
+def test_dphubert_compares_the_features_and_every_fourth_layer_of_any_teacher(name):
+    groups = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())["criterion"]["groups"]
+    assert parse_groups(groups, 12) == [["f"], [4], [8], [12]]
+    assert parse_groups(groups, 24) == [["f"], [4], [8], [12], [16], [20], [24]]
+
+
+@pytest.mark.parametrize("machine", ["cpu", "gpu1", "gpu4"])
+def test_machines_are_the_same_for_distillation_and_fine_tuning(machine):
+    one, other = (ROOT / "config" / kind / "machine" / f"{machine}.yaml" for kind in ("distill", "finetune"))
+    assert one.read_text() == other.read_text() and one.resolve() == other.resolve()
 
 
 THIN = {

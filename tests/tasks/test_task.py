@@ -40,8 +40,18 @@ def test_what_the_teacher_decides_is_written_into_the_run(tmp_path):
     assert run.task.normalize is True and run.model.normalize is True and task.cfg.normalize is True
     assert run.model.prediction_groups == "[[1],[f,3]]"
     assert run.model.prediction_layers == "[[1],[2]]" and run.model.prediction_dim == 48
-    assert model.prediction_layers == [[1], [2]]
+    assert model.plan.student_groups == [[1], [2]]
     assert not model.mask_emb.requires_grad and model.encoder.layer_norm.weight.requires_grad
+
+
+def test_groups_given_by_a_rule_are_written_out_for_the_teachers_depth(tmp_path, caplog):
+    run = make_run(tmp_path, write_teacher(tmp_path), criterion={"groups": "f, every 2"})
+    with caplog.at_level("INFO"):
+        task, model = build(run)
+    assert run.model.prediction_groups == "[[f],[2],[3]]" and run.model.prediction_layers == "[[f],[2],[2]]"
+    assert task.plan.names == ["f", "2", "3"] and len(model.prediction_head.projections) == 3
+    assert "model.prediction_groups=[[f],[2],[3]] (from criterion.groups and the teacher)" in caplog.messages
+    assert "task.normalize=False (as the teacher was trained)" in caplog.messages
 
 
 def test_every_trainable_parameter_gets_a_gradient(tmp_path):
@@ -50,8 +60,8 @@ def test_every_trainable_parameter_gets_a_gradient(tmp_path):
     for predict_from in ("layers", "last"):
         for kind in ({}, {"layer_norm_first": True}):
             _, model = build(make_run(tmp_path, teacher, model=kind, criterion={"predict_from": predict_from}))
-            predictions = model(torch.randn(2, 4000), predict=True)
-            sum(p.pow(2).sum() for p in predictions.values).backward()
+            predictions = model(torch.randn(2, 4000), predict=True).states.predictions
+            sum(p.pow(2).sum() for p in predictions).backward()
             without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
             assert without == [], (predict_from, kind)
 
@@ -60,7 +70,7 @@ def test_every_trainable_parameter_gets_a_gradient(tmp_path):
 def test_layers_behind_all_taps_are_frozen_with_a_warning(tmp_path, caplog, groups, trained):
     run = make_run(tmp_path, write_teacher(tmp_path), criterion={"groups": groups})
     _, model = build(run)
-    sum(p.pow(2).sum() for p in model(torch.randn(2, 4000), predict=True).values).backward()
+    sum(p.pow(2).sum() for p in model(torch.randn(2, 4000), predict=True).states.predictions).backward()
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     alive = [any(p.requires_grad for p in layer.parameters()) for layer in model.encoder.layers]
     assert alive == [number <= trained for number in (1, 2)]
@@ -74,7 +84,22 @@ def test_a_loaded_student_can_be_validated_again(tmp_path):
     task = tasks.setup_task(run.task, from_checkpoint=True)
     model = task.build_model(run.model, from_checkpoint=True)
     loss, frames, _ = task.build_criterion(run.criterion)(model, {"net_input": {"source": torch.randn(2, 4000)}})
-    assert torch.isfinite(loss) and int(frames) > 0 and task.groups == [[1], ["f", 3]]
+    assert torch.isfinite(loss) and int(frames) > 0 and task.plan.groups == [[1], ["f", 3]]
+
+
+@pytest.mark.parametrize("from_checkpoint", [False, True])
+def test_student_and_teacher_are_told_once_what_the_objective_captures(tmp_path, from_checkpoint):
+    run = make_run(tmp_path, write_teacher(tmp_path), criterion={"groups": "[[1],[3]]", "layer_relations": 1.0})
+    task, model = build(run)
+    if from_checkpoint:
+        task = tasks.setup_task(run.task, from_checkpoint=True)
+        model = task.build_model(run.model, from_checkpoint=True)
+    assert model.plan == task.plan and model.plan.captures == {"inputs", "outputs"}
+    waves = torch.randn(1, 4000)
+    for states in (model(waves, predict=True).states, task.compute_targets(waves)):
+        assert len(states.inputs) == len(states.outputs) == 2 and not states.maps
+    _, _, log = task.build_criterion(run.criterion)(model, {"net_input": {"source": waves}})
+    assert log["distance/layer_relations_3"] > 0
 
 
 def test_loading_a_student_touches_no_teacher(tmp_path):
@@ -83,7 +108,7 @@ def test_loading_a_student_touches_no_teacher(tmp_path):
     run.task.teacher = str(tmp_path / "gone.pt")
     task = tasks.setup_task(run.task, from_checkpoint=True)
     model = task.build_model(run.model, from_checkpoint=True)
-    assert model.prediction_layers == [[1], [2]]
+    assert model.plan.student_groups == [[1], [2]]
     assert task.source_dictionary is None and task.target_dictionary is None
 
 
@@ -92,7 +117,7 @@ def test_several_teachers_are_read_from_commas_or_a_list(tmp_path):
     for given in (f"{one},{two}", [one, two]):
         task, _ = build(make_run(tmp_path, given))
         assert task.teacher_paths() == [one, two]
-    assert len(task.compute_targets(torch.randn(1, 4000)).values) == 2
+    assert len(task.compute_targets(torch.randn(1, 4000)).hidden) == 2
     narrow = write_teacher(tmp_path, "3.pt", encoder_embed_dim=32)
     with pytest.raises(UserError, match="has encoder_embed_dim=48, .* has 32"):
         build(make_run(tmp_path, [one, narrow]))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 from ...evaluation.heads import evaluate_heads
+from ...multitask.model import load_multitask
 from .formatting import align, describe_costs, describe_interval, describe_pairs, describe_skipped
 
 HELP = "a model fine-tuned as speech_multitask: its own heads"
@@ -45,8 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the result; returns the exit code."""
-    from ...models.speech_multitask import load_multitask
-
     found = evaluate_heads(load_multitask(args.checkpoint), args.data, args.split, args.trials)
     result = {"checkpoint": str(args.checkpoint), **found}
     print(json.dumps(result) if args.json else format_heads(result))
