@@ -1,4 +1,4 @@
-"""What differs between fairseq 0.12.2 (hydra 1.0) and fairseq's main branch (ve-fairseq, hydra 1.3), and repairs of both.
+"""What differs between fairseq 0.12.2 (hydra 1.0) and its main branch (ve-fairseq, hydra 1.3), and repairs of both.
 
 Each repair says which versions need it, so that it can go when they do.
 """
@@ -34,7 +34,7 @@ class RepairedHubertCtcConfig(HubertCtcConfig):
 
 
 def repair_hubert_ctc() -> None:
-    """Make `hubert_ctc` trainable where it is not ("Key 'autoregressive' not in 'HubertCtcConfig'"); 0.12.2 is sound."""
+    """Make `hubert_ctc` trainable where it is not ("Key 'autoregressive' not in ..."); 0.12.2 is sound."""
     if any(f.name == "autoregressive" for f in fields(HubertCtcConfig)):
         return
     MODEL_DATACLASS_REGISTRY["hubert_ctc"] = RepairedHubertCtcConfig
@@ -56,7 +56,7 @@ def repair_buckets() -> None:
 
 
 def repair_cropping() -> None:
-    """All fairseq versions with torch 2.9 and later: waves are cropped with a list of slices, which torch deprecated."""
+    """All fairseq versions with torch 2.9 and later: waves are cropped by a list of slices, which torch deprecated."""
 
     def crop_to_max_size(self: Any, wave: Any, target_size: int, dim: int = 0) -> Any:
         excess = wave.size(dim) - target_size
@@ -77,10 +77,10 @@ def draw_mask(
 ) -> np.ndarray:
     """Fairseq's `compute_mask_indices`, whose arguments it takes, with two repairs.
 
-    In fairseq main and ve-fairseq 0.12.3 masks come from a generator that the clock seeds; here from NumPy's, which fairseq
-    seeds for each update. And where a wave is so short that its spans cover it, main stops the run and 0.12.2 hides the whole
-    wave; here its batch is drawn again with spans of half the length, down to 1, and where even these leave no frame, as in a
-    wave of one frame, nothing is masked.
+    In fairseq main and ve-fairseq 0.12.3 masks come from a generator that the clock seeds; here from NumPy's, which
+    fairseq seeds for each update. And where a wave is so short that its spans cover it, main stops the run and 0.12.2
+    hides the whole wave; here its batch is drawn again with spans of half the length, down to 1, and where even these
+    leave no frame, as in a wave of one frame, nothing is masked.
     """
     batch, frames = shape
     if "seed" in inspect.signature(data_utils.compute_mask_indices).parameters:
@@ -116,7 +116,9 @@ def batch_all(indices: Any, *args: Any, **kwargs: Any) -> List[Any]:
 
 
 def repair_batches() -> None:
-    """Fairseq main and ve-fairseq 0.12.3: the last batch of an epoch, validation's too, is dropped without a word if its size
-    is no multiple of `dataset.required_batch_size_multiple` (8 if not set).
+    """Put in place `batch_all`, which fairseq main and ve-fairseq 0.12.3 need.
+
+    There the last batch of an epoch, validation's too, is dropped without a word if its size is no multiple of
+    `dataset.required_batch_size_multiple` (8 if not set).
     """
     data_utils.batch_by_size = batch_all

@@ -58,8 +58,8 @@ class EncoderCheckpoint:
         config: the encoder's settings.
         weights: state dict of the file with the encoder's names, still with what an encoder does not need.
         sample_rate: in Hz, of the audio it was trained on.
-        settings: all settings of the run that trained the encoder, as plain values, by section; empty in files from before
-            fairseq had sections, and in Microsoft's.
+        settings: all settings of the run that trained the encoder, as plain values, by section; empty in files from
+            before fairseq had sections, and in Microsoft's.
         others: what else stands among the file's weights, with its number of tensors (data2vec's moving average).
     """
 
@@ -270,7 +270,7 @@ def _check_counts(path: PathLike, config: EncoderConfig, weights: Mapping) -> No
 
 
 class _NoInitialization(TorchFunctionMode):
-    """Leaves new weights as they are: on the meta device random numbers mean importing torch's compiler (100 MB, 1 s)."""
+    """Leaves new weights as they are: random numbers on the meta device import torch's compiler (100 MB, 1 s)."""
 
     def __torch_function__(self, function: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
         kwargs = kwargs or {}

@@ -76,6 +76,7 @@ class Stored:
     attributes: Dict[str, Any]
 
     def __new__(cls, *arguments: Any) -> "Stored":
+        """Keep the arguments that the constructor would have been called with."""
         self = super().__new__(cls)
         self.arguments, self.attributes = arguments, {}
         return self

@@ -1,8 +1,8 @@
 """The anatomy of an encoder: from its settings alone, a row for every tensor, with a name for each of its dimensions.
 
-Counts (`encoder.size`), expected counts (`pruning.expected_size`), the cutting of pruned students (`pruning.surgery`), the
-start of narrower ones (`initialization.narrowing`) and the same cut through an optimizer's state follow from this one table.
-What cannot be cut dimension by dimension has a `rule`, named here and nowhere else.
+Counts (`encoder.size`), expected counts (`pruning.expected_size`), the cutting of pruned students (`pruning.surgery`),
+the start of narrower ones (`initialization.narrowing`) and the same cut through an optimizer's state follow from this
+one table. What cannot be cut dimension by dimension has a `rule`, named here and nowhere else.
 """
 
 import math
@@ -69,7 +69,8 @@ class Row(NamedTuple):
         name: the tensor's in the encoder's state dict.
         part: the part of the network that it belongs to, as `info` lists them.
         dims: its dimensions.
-        used_at: the place, see `count_uses`, whose frames each multiply all of its numbers once; "" = no multiplication counts.
+        used_at: the place, see `count_uses`, whose frames each multiply all of its numbers once; "" = no multiplication
+            counts.
         repeats: an axis each of whose places uses it anew.
         reads: the dimension that reads what can have gates, which are factors on it.
         needs: an axis without whose places the tensor is not there.
@@ -120,14 +121,14 @@ def find_conv_axis(cfg: EncoderConfig, index: int) -> Axis:
 
 
 def list_gated_axes(cfg: EncoderConfig, name: str) -> Dict[Axis, int]:
-    """The axes of one kind that can have gates, with their places, in the order in which one parameter holds their gates."""
+    """The axes of one kind that can have gates, and their places, in the order in which one parameter holds the gates."""
     sizes = count_places(cfg)[name]
     last = len(sizes) - 1 if name == "conv" and not cfg.has_projection else -1  # the layers' own channels
     return {Axis(name, i): size for i, size in enumerate(sizes) if i != last}
 
 
 def count_uses(cfg: EncoderConfig, samples: int) -> Dict[str, int]:
-    """How many frames use what stands at each place, in one wave of so many samples; "pairs" are attention's, of frames."""
+    """How many frames of a wave of so many samples use what stands at each place; "pairs" of frames are attention's."""
     convs = cfg.conv_layers
     uses = {f"conv {i}": count_frames(samples, convs[: i + 1]) for i in range(len(convs))}
     features = uses[f"conv {len(convs) - 1}"]
@@ -149,7 +150,8 @@ def select_tensors(
         factors: (places,) each, multiplied into what reads the axis: gates become part of the weights. None = nothing.
 
     Returns:
-        New tensors, in their own memory, of the rows that are left: what is there only with an axis goes with its last place.
+        New tensors, in their own memory, of the rows that are left: what is there only with an axis goes with its last
+        place.
 
     Raises:
         ValueError: a tensor has no row.
@@ -215,7 +217,7 @@ def _list_norm(name: str, part: str, channels: Dim, needs: Optional[Axis] = None
 
 
 def list_front_rows(cfg: EncoderConfig) -> Iterator[Row]:
-    """All that lies outside the layers: convolutions, projection, positions, time reduction, position bias, the norm."""
+    """What lies outside the layers: convolutions, projection, positions, time reduction, position bias, the norm."""
     before, width = _fix(1)[0], _count_width(cfg)
     for index, (channels, kernel, _) in enumerate(cfg.conv_layers):
         part, block = f"conv {index}", f"feature_extractor.conv_layers.{index}"
@@ -270,7 +272,7 @@ def _list_positions(cfg: EncoderConfig) -> Iterator[Row]:
 
 
 def _list_attention(cfg: EncoderConfig, layer: int) -> Iterator[Row]:
-    """Without heads only the bias of the output is left, and in a post-norm model the norm, which is the residual path's."""
+    """Without heads the bias of the output is left, and in a post-norm model the norm, which is the residual path's."""
     part, name, width = f"layer {layer + 1}", f"encoder.layers.{layer}.self_attn", _count_width(cfg)
     count, axis = cfg.heads[layer], Axis("heads", layer)
     inner, heads = Dim((count,), (axis,), cfg.attention_head_dim), Dim((count,), (axis,))

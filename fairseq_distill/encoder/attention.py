@@ -1,4 +1,4 @@
-"""Self-attention with any number of heads, with or without a map of its own, and WavLM's gated relative position bias."""
+"""Self-attention with any number of heads, with its own map or another's, and WavLM's gated relative position bias."""
 
 import math
 from typing import List, NamedTuple, Optional, Tuple
@@ -17,7 +17,8 @@ class AttentionInput(NamedTuple):
     Attributes:
         mask: (batch, 1, 1, frames), added to the scores: 0 or minus infinity where a key is padding; or None.
         position_bias: (bias_heads, frames, frames), or None.
-        earlier_map: (batch, heads, frames, frames), the probabilities of the layer before, for a layer that reuses them.
+        earlier_map: (batch, heads, frames, frames), the probabilities of the layer before, for a layer that reuses
+            them.
         show_map: whether somebody needs the probabilities of this layer: they take memory and time.
     """
 
@@ -89,7 +90,7 @@ class SelfAttention(nn.Module):
         return self.out_proj(_join_heads(context), spread_over_heads(gates, self.head_dim)), probabilities
 
     def gate(self, x: Tensor) -> Tensor:
-        """WavLM's gate of the position bias, (batch, heads, frames, 1), from the layer's input (2110.13900, eq. 5-7)."""
+        """WavLM's gate of the bias, (batch, heads, frames, 1), from the layer's input (2110.13900, eq. 5-7)."""
         batch, frames, width = x.shape
         parts = x.view(batch, frames, self.bias_heads, width // self.bias_heads)[:, :, self.numbers].transpose(1, 2)
         gates = torch.sigmoid(self.grep_linear(parts).view(batch, self.heads, frames, 2, 4).sum(-1))
@@ -100,8 +101,9 @@ class SelfAttention(nn.Module):
 class ReusedAttention(nn.Module):
     """A `SelfAttention` without queries and keys: its map is that of the layer before (ARMHuBERT, 2305.11685).
 
-    The map comes as it was before dropout, and none is applied here, as in the paper's code. What that code does besides is
-    not done here: it applies a second softmax to the map, and in batches of several waves mixes up waves and heads.
+    The map comes as it was before dropout, and none is applied here, as in the paper's code. What that code does
+    besides is not done here: it applies a second softmax to the map, and in batches of several waves mixes up waves and
+    heads.
     """
 
     def __init__(self, width: int, heads: int, head_dim: int):

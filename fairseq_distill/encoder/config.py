@@ -84,28 +84,29 @@ class EncoderConfig(HubertConfig):
     project_features: bool = field(
         default=False,
         metadata={
-            "help": "project the convolutions' output also where it is as wide as the layers; fairseq-distill prune sets it"
+            "help": "project the convolutions' output also where it is as wide as the layers; fairseq-distill prune "
+            "sets it"
         },
     )
     time_reduction: int = field(
         default=1,
         metadata={
-            "help": "frames that a convolution before the first layer makes one of (FitHuBERT: 2), so that layers run on "
-            "fewer; 1 = as many as the feature extractor makes"
+            "help": "frames that a convolution before the first layer makes one of (FitHuBERT: 2), so that layers run "
+            "on fewer; 1 = as many as the feature extractor makes"
         },
     )
     reuse_attention: List[int] = field(
         default_factory=list,
         metadata={
-            "help": "layers, from 1, that take over the attention map of the layer before them instead of computing one "
-            "(ARMHuBERT: [2,4,6,8,10,12]); empty = none"
+            "help": "layers, from 1, that take over the attention map of the layer before them instead of computing "
+            "one (ARMHuBERT: [2,4,6,8,10,12]); empty = none"
         },
     )
     prune: List[str] = field(
         default_factory=list,
         metadata={
-            "help": "what gets gates, one each: conv (channels), heads, ffn (neurons), attention_layers, ffn_layers (whole "
-            "parts of layers); empty = none"
+            "help": "what gets gates, one each: conv (channels), heads, ffn (neurons), attention_layers, ffn_layers "
+            "(whole parts of layers); empty = none"
         },
     )
     pos_conv_depth: int = field(
@@ -220,7 +221,8 @@ class EncoderConfig(HubertConfig):
             )
         if self.encoder_embed_dim % self.conv_pos_groups:
             raise ValueError(
-                f"encoder_embed_dim={self.encoder_embed_dim} is not a multiple of conv_pos_groups={self.conv_pos_groups}"
+                f"encoder_embed_dim={self.encoder_embed_dim} is not a multiple of "
+                f"conv_pos_groups={self.conv_pos_groups}"
             )
         for name, values in (("layer_heads", self.layer_heads), ("layer_ffn_dims", self.layer_ffn_dims)):
             if values and len(values) != self.encoder_layers:
@@ -242,15 +244,15 @@ class EncoderConfig(HubertConfig):
             reusing
         ):
             raise ValueError(
-                f"reuse_attention={reusing} must name different layers from 2 to encoder_layers={self.encoder_layers}: the "
-                "first layer has no map before it to reuse"
+                f"reuse_attention={reusing} must name different layers from 2 to encoder_layers={self.encoder_layers}: "
+                "the first layer has no map before it to reuse"
             )
         heads = self.layer_heads
         for n in reusing if heads else ():
             if not heads[n - 2] == heads[n - 1] > 0:
                 raise ValueError(
-                    f"reuse_attention={reusing}: layer {n} has {heads[n - 1]} heads and layer {n - 1}, whose map it takes "
-                    f"over, {heads[n - 2]}; both need the same number, at least 1"
+                    f"reuse_attention={reusing}: layer {n} has {heads[n - 1]} heads and layer {n - 1}, whose map it "
+                    f"takes over, {heads[n - 2]}; both need the same number, at least 1"
                 )
 
     def _check_head_numbers(self) -> None:
@@ -267,14 +269,14 @@ class EncoderConfig(HubertConfig):
 
 
 def count_places(cfg: EncoderConfig) -> Dict[str, List[int]]:
-    """Sizes of all that `prune` can give gates: of each convolution or layer; of whole parts 1, or 0 where nothing is in them."""
+    """Sizes of what `prune` can give gates, by convolution or layer; of whole parts 1, or 0 where nothing is in them."""
     sizes = {"conv": [channels for channels, _, _ in cfg.conv_layers], "heads": cfg.heads, "ffn": cfg.ffn_dims}
     parts = {name: [min(n, 1) for n in sizes[kind.whole]] for name, kind in PRUNABLE.items() if kind.whole}
     return {**sizes, **parts}
 
 
 def resize(cfg: EncoderConfig, sizes: Mapping[str, List[int]]) -> EncoderConfig:
-    """The settings with other numbers of channels, heads and neurons, and no gates; `sizes` as `count_places` has them."""
+    """The settings with other numbers of channels, heads and neurons, without gates; `sizes` as in `count_places`."""
     convs = [(channels, kernel, stride) for channels, (_, kernel, stride) in zip(sizes["conv"], cfg.conv_layers)]
     return replace(
         cfg,

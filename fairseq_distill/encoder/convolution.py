@@ -147,6 +147,7 @@ class WeightNormConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, frames) to the same, one frame more where the kernel is even."""
         # in float32: the norm runs over channels * channels / groups values, too many for half precision
         weight = torch._weight_norm(self.weight_v.float(), self.weight_g.float(), 2)
         return F.conv1d(x, weight.to(x.dtype), self.bias, padding=self.kernel // 2, groups=self.groups)
@@ -172,6 +173,7 @@ class PositionalConv(nn.Module):
             self.add_module("0", WeightNormConv(width, kernel, groups))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, frames) to the same shape."""
         frames = x.size(2)
         x = self._modules["0"](x)
         if self.batch_norm:
@@ -190,6 +192,7 @@ class StackedPositionalConv(nn.ModuleList):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, frames) to the same shape."""
         frames = x.size(2)
         for conv in self:
             x = conv(x)[:, :, :frames].transpose(1, 2)

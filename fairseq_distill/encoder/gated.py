@@ -1,7 +1,7 @@
-"""Layers that read channels, heads or neurons which may have gates: linear, convolution, LayerNorm; without, torch's own.
+"""Layers that read channels, heads or neurons which may have gates: linear, convolution, LayerNorm.
 
-A gate is a factor on the weights that read what it is on. Multiplying those costs O(weights) a step, whatever the number of
-frames, and nothing that depends on frames is kept for the backward pass besides what the plain layer keeps.
+A gate is a factor on the weights that read what it is on. Multiplying those costs O(weights) a step, whatever the
+number of frames, and nothing that depends on frames is kept for the backward pass besides what the plain layer keeps.
 """
 
 from typing import Any, Optional, Tuple
@@ -39,8 +39,8 @@ class ScaledConv1d(nn.Conv1d):
 class OpenLayerNorm(nn.LayerNorm):
     """LayerNorm over channels of which some may be closed: mean and variance are those of the open ones.
 
-    So what a closed channel holds changes nothing for the others, and the network without it has a plain LayerNorm of fewer
-    channels. Which channels are open is taken as given: no gradient reaches the gates through the statistics.
+    So what a closed channel holds changes nothing for the others, and the network without it has a plain LayerNorm of
+    fewer channels. Which channels are open is taken as given: no gradient reaches the gates through the statistics.
     """
 
     def forward(self, x: Tensor, gates: Optional[Tensor] = None) -> Tensor:

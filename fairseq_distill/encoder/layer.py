@@ -41,9 +41,9 @@ class ConstantAttention(nn.Module):
 class TransformerLayer(nn.Module):
     """Self-attention and feed-forward on (batch, frames, width).
 
-    A part without heads or neurons is the constant that the bias of its output adds, so that they can be taken away one by
-    one, the last like the others. In a post-norm model both LayerNorms are applied all the same: they are part of the
-    residual path. In a pre-norm model the constant needs none.
+    A part without heads or neurons is the constant that the bias of its output adds, so that they can be taken away one
+    by one, the last like the others. In a post-norm model both LayerNorms are applied all the same: they are part of
+    the residual path. In a pre-norm model the constant needs none.
 
     Args:
         cfg: the encoder's settings.

@@ -43,7 +43,8 @@ class Features(NamedTuple):
     """What the convolutions make of a batch of waves.
 
     Attributes:
-        values: (batch, frames, width), the projected features before masking and the positional convolution, 0 in padding.
+        values: (batch, frames, width), the projected features before masking and the positional convolution, 0 in
+            padding.
         padding_mask: (batch, frames) bool, True = padding; None if the waves were given without one.
         gates: drawn for the waves; the layers have the same sample.
     """
@@ -57,15 +58,16 @@ class EncoderOutput(NamedTuple):
     """What an encoder says about a batch of waves.
 
     Attributes:
-        x: final output (batch, frames, width), after the final LayerNorm in pre-norm models; None if it was not asked for.
+        x: final output (batch, frames, width), after the final LayerNorm in pre-norm models; None if it was not asked
+            for.
         hidden: hidden[0] enters the first layer, hidden[l] is layer l's output, before the final LayerNorm in pre-norm
             models, each (batch, frames, width); None where it was not asked for.
         features: (batch, frames, width), the projected features before masking and the positional convolution ("f" in
             groups); where `time_reduction` is r, r times as many frames as `hidden`, and up to r - 1 more.
         padding_mask: (batch, frames of `hidden`) bool, True = padding; None if the waves were given without one.
-        maps: maps[l] is the attention of layer l, averaged over heads, before dropout: (batch, frames, frames), for each
-            query the probabilities of the keys; those of padding are 0. None where it was not asked for (maps[0] always);
-            empty if none was.
+        maps: maps[l] is the attention of layer l, averaged over heads, before dropout: (batch, frames, frames), for
+            each query the probabilities of the keys; those of padding are 0. None where it was not asked for (maps[0]
+            always); empty if none was.
     """
 
     x: Optional[Tensor]
@@ -88,9 +90,10 @@ class SpeechEncoder(HubertModel):
 
     Attributes:
         normalize_input: `encode` normalises each wave.
-        exact_padding: in `encode` a wave gives the same in a padded batch as alone. In fairseq it does not: the norm behind
-            the first convolution takes padding for sound (extractor_mode "default"), and HuBERT's last frame may be half
-            padding. Short waves beside long ones change most; released models never saw padding in pre-training.
+        exact_padding: in `encode` a wave gives the same in a padded batch as alone. In fairseq it does not: the norm
+            behind the first convolution takes padding for sound (extractor_mode "default"), and HuBERT's last frame may
+            be half padding. Short waves beside long ones change most; released models never saw padding in
+            pre-training.
     """
 
     def __init__(self, cfg: EncoderConfig, task_cfg: Any = None, dictionaries: Sequence[Any] = ()):
@@ -123,8 +126,8 @@ class SpeechEncoder(HubertModel):
             return
         if self.cfg.time_reduction > 1:
             raise ValueError(
-                f"time_reduction={self.cfg.time_reduction} leaves no frame for each masked label: masked prediction needs "
-                "time_reduction=1"
+                f"time_reduction={self.cfg.time_reduction} leaves no frame for each masked label: masked prediction "
+                "needs time_reduction=1"
             )
         final_dim = self.cfg.final_dim if self.cfg.final_dim > 0 else self.cfg.encoder_embed_dim
         if self.cfg.target_glu:
@@ -152,7 +155,8 @@ class SpeechEncoder(HubertModel):
 
         Args:
             source: (batch, samples) waves.
-            padding_mask: (batch, samples) bool, True = padding. (Stock HuBERT has the targets here; fairseq names both.)
+            padding_mask: (batch, samples) bool, True = padding. (Stock HuBERT has the targets here; fairseq names
+                both.)
             target_list: label tensors of masked prediction, each (batch, labels).
             mask: as in fairseq's HuBERT.
             features_only: as in fairseq's HuBERT.
@@ -195,8 +199,8 @@ class SpeechEncoder(HubertModel):
         """Final output and hidden states of a batch of waves, and attention maps where asked for.
 
         Args:
-            source: (batch, samples). With `normalize_input` set, as `load_encoder` does where the checkpoint asks for it,
-                each wave is normalised here; otherwise waves are taken as they are.
+            source: (batch, samples). With `normalize_input` set, as `load_encoder` does where the checkpoint asks for
+                it, each wave is normalised here; otherwise waves are taken as they are.
             padding_mask: (batch, samples) bool, True = padding, or None.
             layers: layer numbers to return; the run stops after the highest. None returns all and the final output.
             maps: layer numbers, from 1, whose attention maps to return; None = none.
@@ -252,10 +256,11 @@ class SpeechEncoder(HubertModel):
             raise ValueError(f"layers {sorted(without)} have no attention map: they do not exist or have no heads")
 
     def mask_frames(self, features: Tensor, mask_indices: Tensor) -> Tensor:
-        """Projected features (batch, frames, width) with the mask embedding where mask_indices (batch, frames) is True."""
+        """Features (batch, frames, width) with the mask embedding where mask_indices (batch, frames) is True."""
         if mask_indices.shape != features.shape[:2]:
             raise ValueError(
-                f"mask_indices is {tuple(mask_indices.shape)}, the features are {tuple(features.shape[:2])} (batch, frames)"
+                f"mask_indices is {tuple(mask_indices.shape)}, the features are {tuple(features.shape[:2])} (batch, "
+                "frames)"
             )
         return torch.where(mask_indices.unsqueeze(-1), self.mask_emb.to(features.dtype), features)
 
@@ -277,7 +282,7 @@ class SpeechEncoder(HubertModel):
         return GradMultiply.apply(features, self.feature_grad_mult)
 
     def attach_gates(self, gates: nn.Module) -> None:
-        """Make `gates`, which has `draw()`, part of the encoder; every forward pass draws them once and hands them on."""
+        """Make `gates`, which has `draw()`, part of the encoder: every forward pass draws once and hands the gates on."""
         self.gates = gates
         # fairseq's forward calls these without gates
         for module in (self.layer_norm, self.post_extract_proj, self.encoder):

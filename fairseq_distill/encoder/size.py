@@ -18,7 +18,7 @@ class Size(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One part of an encoder: its name, what is in it, parameters, and multiply-accumulates for some length of audio."""
+    """A part of an encoder: its name, what is in it, parameters, multiply-accumulates for some length of audio."""
 
     name: str
     shape: str
@@ -34,8 +34,8 @@ def count_row_parameters(row: Row) -> int:
 def count_row_macs(row: Row, uses: Dict[str, int], repeats: int) -> int:
     """Multiply-accumulates of a row for one wave.
 
-    Convolutions, linear layers and the two products of attention are counted; norms, activations and softmax are left out, as
-    is usual.
+    Convolutions, linear layers and the two products of attention are counted; norms, activations and softmax are left
+    out, as is usual.
 
     Args:
         row: of the anatomy.
@@ -113,8 +113,8 @@ def count_parameters(encoder: SpeechEncoder) -> Dict[str, int]:
 
     Returns:
         "encoder": convolutions, projection, positions, norms, layers (the figure of DistilHuBERT and DPHuBERT);
-        "mask_emb": the embedding of masked frames; "heads": heads of distillation and of masked prediction. Gates are in
-        none of them.
+        "mask_emb": the embedding of masked frames; "heads": heads of distillation and of masked prediction. Gates are
+        in none of them.
     """
     counts = {name: p.numel() for name, p in encoder.named_parameters() if not name.startswith("gates.")}
     body = sum(count for name, count in counts.items() if name.startswith(_BODY))

@@ -62,8 +62,8 @@ class TransformerEncoder(nn.Module):
             gates: of this pass.
 
         Returns:
-            (output (batch, frames, width), empty list): fewer frames where time is reduced. Stock fairseq's layer results
-            are not collected here, see `run`.
+            (output (batch, frames, width), empty list): fewer frames where time is reduced. Stock fairseq's layer
+            results are not collected here, see `run`.
         """
         last = len(self.layers) if layer is None else layer + 1
         hidden = self.run(x, padding_mask, {last}, gates=gates, allow_layerdrop=True).hidden[last]

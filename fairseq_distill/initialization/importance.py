@@ -4,16 +4,17 @@ Its importance is the size of what it sends to those that read it, by the weight
 
     importance^2 = sum over readers and elements p that they read of it: size(p)^2 * |W_reader[:, p]|^2
 
-with |.| the Euclidean norm. An FFN neuron is read by fc2; a head, at the head_dim elements of its context, by out_proj; a
-channel of a convolution by the next one, of the last by the projection; a channel of the layers' width by the positional
-convolution and by q, k, v and fc1 of every layer taken over. The size comes from one of two:
+with |.| the Euclidean norm. An FFN neuron is read by fc2; a head, at the head_dim elements of its context, by out_proj;
+a channel of a convolution by the next one, of the last by the projection; a channel of the layers' width by the
+positional convolution and by q, k, v and fc1 of every layer taken over. The size comes from one of two:
 
 - activations: the root mean square of what the reader is given, over all frames of some speech.
 - weights: |[W[p], b[p]]| of the rows that write it, through an activation function as if it were not there: fc1 for a
   neuron (so its importance is |fc1[j]| * |fc2[:, j]|, with fc1's bias), v_proj for a head. For a channel of the
-  layers, all rows that add to it: projection, positional convolution, out_proj and fc2 of the layers taken over. Behind a
-  norm over channels with weight g and bias b it is sqrt((g * s)^2 + b^2), s being the size before, with mean square 1 over
-  the channels; behind a group norm, which scales each channel by itself, s = 1.
+  layers, all rows that add to it: projection, positional convolution, out_proj and fc2 of the layers taken over. Behind
+      a
+  norm over channels with weight g and bias b it is sqrt((g * s)^2 + b^2), s being the size before, with mean square 1
+  over the channels; behind a group norm, which scales each channel by itself, s = 1.
 """
 
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
@@ -157,7 +158,7 @@ def list_readers(encoder: SpeechEncoder, layers: Sequence[int]) -> List[Reader]:
 
 
 def _square_rows(module: nn.Module) -> Tensor:
-    """(outputs,) squared norms of the weights, with the bias, that write each output; what is left of an empty part has a bias only."""
+    """(outputs,) squared norms of the weights that write each output, bias included; an empty part has a bias only."""
     rows = module.weight.flatten(1).pow(2).sum(1) if hasattr(module, "weight") else 0
     return rows if module.bias is None else rows + module.bias.pow(2)
 

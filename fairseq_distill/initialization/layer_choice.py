@@ -57,7 +57,8 @@ def check_layers(layers: Iterable[int], depth: int) -> List[int]:
 def space_layers(depth: int, source_depth: int) -> List[int]:
     """Evenly spaced layers: student layer l starts as layer ceil(l * source_depth / depth), the last one as the last.
 
-    12 layers to 3: 4, 8, 12; to 5: 3, 5, 8, 10, 12. A student deeper than the checkpoint has layers more than once: 2 to 4
+    12 layers to 3: 4, 8, 12; to 5: 3, 5, 8, 10, 12. A student deeper than the checkpoint has layers more than once: 2
+        to 4
     gives 1, 1, 2, 2.
     """
     return [-(-layer * source_depth // depth) for layer in range(1, depth + 1)]
@@ -67,9 +68,9 @@ def find_middles(path: str, depth: int, source_depth: int) -> List[int]:
     """The middle layer of each cluster of a file that `fairseq-distill clusters --out` wrote, in ascending order.
 
     The file's tree is cut into as many clusters as the student has layers, however many groups it was cut into for
-    distillation. The middle of a cluster is its medoid: the layer with the highest mean similarity to the cluster's others,
-    by the file's measure; of equals, the lowest. h[0], where it was clustered too, counts as a neighbour but is no layer
-    to start from.
+    distillation. The middle of a cluster is its medoid: the layer with the highest mean similarity to the cluster's
+    others, by the file's measure; of equals, the lowest. h[0], where it was clustered too, counts as a neighbour but is
+    no layer to start from.
 
     Raises:
         UserError: no such file, one of an encoder of another depth, or no `depth` clusters with a layer in each.
@@ -86,8 +87,8 @@ def find_middles(path: str, depth: int, source_depth: int) -> List[int]:
         )
     if depth > len(found.layers):
         raise UserError(
-            f"model.init_clusters={path}: its {len(found.layers)} layers make no {depth} clusters, as many as the student "
-            "has layers: give model.init_choice=every or fewer model.encoder_layers"
+            f"model.init_clusters={path}: its {len(found.layers)} layers make no {depth} clusters, as many as the "
+            "student has layers: give model.init_choice=every or fewer model.encoder_layers"
         )
     clusters = cut(found, depth)
     if [0] in clusters:

@@ -1,9 +1,9 @@
 """From a checkpoint's tensors and a choice of what to keep of them to the tensors of a narrower student.
 
-Every tensor is cut along each axis of the anatomy, so what is kept computes on what is kept as it did. Where what is left out
-sends nothing, the student is the checkpoint exactly, up to its norms over channels (LayerNorms of the layers, and of the
-convolutions' output or of each convolution): they have the statistics of the channels that are left, which is another scale even
-where the others were zero. That is an approximation, and training starts from it.
+Every tensor is cut along each axis of the anatomy, so what is kept computes on what is kept as it did. Where what is
+left out sends nothing, the student is the checkpoint exactly, up to its norms over channels (LayerNorms of the layers,
+and of the convolutions' output or of each convolution): they have the statistics of the channels that are left, which
+is another scale even where the others were zero. That is an approximation, and training starts from it.
 """
 
 import logging
@@ -107,8 +107,8 @@ class Narrowing:
             and (key.startswith(layers) or not key.startswith("encoder.layers."))
         )
         logger.info(
-            f"taken over: {taken} tensors; from scratch: {scratch} ({shorten(list(copied.scratch))}); of these layers and "
-            f"the other parts of the checkpoint's encoder not used: {len(unused)} ({shorten(unused)})"
+            f"taken over: {taken} tensors; from scratch: {scratch} ({shorten(list(copied.scratch))}); of these layers "
+            f"and the other parts of the checkpoint's encoder not used: {len(unused)} ({shorten(unused)})"
         )
 
 

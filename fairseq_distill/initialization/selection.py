@@ -18,9 +18,9 @@ class Selection:
     """What of a checkpoint a student starts as.
 
     Attributes:
-        keep: for each axis of the student the places, ascending, of the checkpoint's axis that it starts as. Axes that start
-            from scratch are not there: of all convolutions, if the stacks have different structures or one is to have more
-            channels; of heads and neurons where the checkpoint's layer has fewer.
+        keep: for each axis of the student the places, ascending, of the checkpoint's axis that it starts as. Axes that
+            start from scratch are not there: of all convolutions, if the stacks have different structures or one is to
+            have more channels; of heads and neurons where the checkpoint's layer has fewer.
         head_numbers: the student's `layer_head_numbers`.
     """
 
@@ -33,16 +33,16 @@ def choose_kept(
 ) -> Selection:
     """Choose what to keep of `source` for `student`, whose layer i starts as layer `layers[i]`, numbered from 1.
 
-    The channels of the layers are chosen once for the whole network, for they are one stream. The positional convolution
-    ties them together in groups: with as many groups as the checkpoint, the student keeps equally many channels of each
-    group, and the convolution can be sliced; with another number they are chosen freely, and it starts from scratch. Heads
-    and neurons are chosen layer by layer. A student layer that reuses the attention map of the one before it keeps the same
-    heads. Where WavLM's shared position bias has fewer heads in the student, these are chosen once, and every layer keeps heads
-    among them. Of equal importance the first is kept.
+    The channels of the layers are chosen once for the whole network, for they are one stream. The positional
+    convolution ties them together in groups: with as many groups as the checkpoint, the student keeps equally many
+    channels of each group, and the convolution can be sliced; with another number they are chosen freely, and it starts
+    from scratch. Heads and neurons are chosen layer by layer. A student layer that reuses the attention map of the one
+    before it keeps the same heads. Where WavLM's shared position bias has fewer heads in the student, these are chosen
+    once, and every layer keeps heads among them. Of equal importance the first is kept.
 
     Raises:
-        UserError: layers of another kind (pre- or post-norm), more width or another width of a head than the checkpoint's:
-            nothing in the layers could be taken over.
+        UserError: layers of another kind (pre- or post-norm), more width or another width of a head than the
+            checkpoint's: nothing in the layers could be taken over.
     """
     check_shapes(student, source)
     groups = student.conv_pos_groups if student.conv_pos_groups == source.conv_pos_groups else 1
@@ -59,29 +59,30 @@ def check_shapes(student: EncoderConfig, source: EncoderConfig) -> None:
     ours, theirs = student.encoder_embed_dim, source.encoder_embed_dim
     if ours > theirs:
         raise UserError(
-            f"model.init_width keeps channels of the checkpoint, which has {theirs}: model.encoder_embed_dim={ours} is more"
+            f"model.init_width keeps channels of the checkpoint, which has {theirs}: model.encoder_embed_dim={ours} is "
+            "more"
         )
     if student.attention_head_dim != source.attention_head_dim:
         dim = source.attention_head_dim
         raise UserError(
-            f"model.init_width keeps whole heads, which are {dim} wide in the checkpoint and {student.attention_head_dim} in "
-            f"the student: set model.head_dim={dim} (the heads of a layer together need not be as wide as the layer), or "
-            f"model.encoder_attention_heads={max(ours // dim, 1)}"
+            f"model.init_width keeps whole heads, which are {dim} wide in the checkpoint and "
+            f"{student.attention_head_dim} in the student: set model.head_dim={dim} (the heads of a layer together "
+            f"need not be as wide as the layer), or model.encoder_attention_heads={max(ours // dim, 1)}"
         )
     if student.layer_norm_first != source.layer_norm_first:
         raise UserError(
-            f"model.init_width: the checkpoint has layer_norm_first={source.layer_norm_first}, which makes other layers: "
-            "set model.layer_norm_first to it"
+            f"model.init_width: the checkpoint has layer_norm_first={source.layer_norm_first}, which makes other "
+            "layers: set model.layer_norm_first to it"
         )
     if source.has_projection and not student.has_projection:
         raise UserError(
-            f"model.init_width: the student's {ours} channels come straight from its convolutions, the checkpoint's from a "
-            "projection: set model.project_features=true"
+            f"model.init_width: the student's {ours} channels come straight from its convolutions, the checkpoint's "
+            "from a projection: set model.project_features=true"
         )
 
 
 def keep_most_important(importance: Optional[Tensor], count: int) -> Optional[Tensor]:
-    """Indices (count,) of the largest of `importance` (places,), ascending; None if there are fewer. No places = None."""
+    """Places (count,) of the largest of `importance` (places,), ascending; None if there are fewer. None = no places."""
     places = 0 if importance is None else len(importance)
     if count > places:
         return None

@@ -69,8 +69,8 @@ class Start:
         source = self.checkpoint.config
         if source.prune and not cfg.prune:
             raise UserError(
-                f"model.init={cfg.init} still has its gates: cut them first, fairseq-distill prune {cfg.init} PRUNED.pt, "
-                "and start from PRUNED.pt"
+                f"model.init={cfg.init} still has its gates: cut them first, fairseq-distill prune {cfg.init} "
+                "PRUNED.pt, and start from PRUNED.pt"
             )
         like, choice, given = str(cfg.like_init), str(cfg.init_choice), list(cfg.init_layers)
         depth = source.encoder_layers if like == "all" else cfg.encoder_layers

@@ -20,8 +20,8 @@ from ..errors import UserError
 from ..initialization.layer_choice import LAYER_CHOICES
 from ..initialization.selection import WIDTH_CHOICES
 from ..initialization.start import LIKE_INIT, STANDALONE, Start
-from ..pruning.gates import add_gates
 from ..pruning.expected_size import METRICS
+from ..pruning.gates import add_gates
 from ..pruning.size_loss import SizeLoss
 from ..run.settings import find_run, settle
 
@@ -64,8 +64,8 @@ class SpeechStudentConfig(PredictionSettings, EncoderConfig):
         default="none",
         metadata={
             "help": "where the student has fewer channels, heads or FFN neurons than model.init: none = such parts "
-            "start from scratch; weights, activations = keep those of the largest importance, by the weights or by what "
-            "they send on init_seconds of training speech"
+            "start from scratch; weights, activations = keep those of the largest importance, by the weights or by "
+            "what they send on init_seconds of training speech"
         },
     )
     init_seconds: float = field(
@@ -195,14 +195,14 @@ class SpeechStudent(SpeechEncoder):
         return StudentOutput(states, None if units is None else predict_units(self, features, units))
 
     def get_extra_losses(self, net_output: Any):
-        """(losses, their names): fairseq's own, and in training with gates the one that pushes the size to its target."""
+        """(losses, their names): fairseq's own, and in training with gates what pushes the size to its target."""
         losses, names = super().get_extra_losses(net_output) if isinstance(net_output, dict) else ([], [])
         if self.size_loss is not None and self.training:
             losses, names = [*losses, self.size_loss(self.gates)], [*names, "size"]
         return losses, names
 
     def describe_gates(self) -> Dict[str, Tensor]:
-        """What to log of the gates, as scalars: expected and target sparsity, multipliers, units left; empty without gates."""
+        """Scalars to log of the gates: expected and target sparsity, multipliers, what is left; empty without gates."""
         return {} if self.size_loss is None else self.size_loss.describe(self.gates)
 
     def set_num_updates(self, num_updates: int) -> None:

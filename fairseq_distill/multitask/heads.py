@@ -76,6 +76,7 @@ class ClassificationHead(Head):
         self.output = nn.Linear(settings.hidden or width, classes)
 
     def embed(self, output: EncoderOutput, labelled: Optional[Tensor] = None) -> Tensor:
+        """The mean over frames, (batch, hidden or width)."""
         x = self.listen(output)
         if self.hidden is not None:
             x = self.hidden(x)
@@ -87,6 +88,7 @@ class ClassificationHead(Head):
         return pooled.to(self.output.weight.dtype)
 
     def score(self, embedding: Tensor) -> Tensor:
+        """Scores (batch, classes) in float32."""
         return self.output(embedding).float()
 
 
@@ -102,12 +104,14 @@ class VerificationHead(Head):
         nn.init.xavier_normal_(self.classes)
 
     def embed(self, output: EncoderOutput, labelled: Optional[Tensor] = None) -> Tensor:
+        """The embedding of the pooled statistics, (batch, embedding_dim)."""
         pooled = self.pooling(self.listen(output), output.padding_mask)
         if self.norm is not None:
             pooled = self.norm(pooled, labelled)
         return self.embedding(pooled.to(self.embedding.weight.dtype))
 
     def score(self, embedding: Tensor) -> Tensor:
+        """Scale times the cosine with each class, (batch, classes) in float32."""
         cosine = F.linear(F.normalize(embedding.float(), dim=-1), F.normalize(self.classes.float(), dim=-1))
         return self.settings.scale * cosine
 

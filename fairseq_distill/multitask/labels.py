@@ -49,7 +49,7 @@ def number_labels(path: Path, num_rows: int, rows: Sequence[int], classes: Seque
     if unknown:
         shown = ", ".join(sorted(unknown)[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
         logger.warning(
-            f"{path}: {sum(unknown.values())} of {sum(map(bool, labels))} labelled utterances are of {len(unknown)} classes "
-            f"that training does not have ({shown}): they are left out of this task's loss and accuracy"
+            f"{path}: {sum(unknown.values())} of {sum(map(bool, labels))} labelled utterances are of {len(unknown)} "
+            f"classes that training does not have ({shown}): they are left out of this task's loss and accuracy"
         )
     return np.array([numbers.get(label, NO_LABEL) for label in labels], dtype=np.int64)

@@ -37,6 +37,7 @@ def pool_statistics(x: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean and standard deviation over frames: (batch, frames, width) to (batch, 2 width) float32.
 
     Args:
+        x: (batch, frames, width).
         weights: (batch, frames, 1 or width), of sum 1 over frames; 0 for padding.
     """
     x = x.float()
@@ -77,8 +78,8 @@ class AttentiveStatisticsPooling(nn.Module):
 class PooledNorm(Float32Module):
     """Batch normalisation of pooled vectors, in float32, over the utterances that have a label.
 
-    x-vectors and ECAPA-TDNN (2005.07143) have one there: what all utterances share would else outweigh, in a cosine, what
-    tells them apart.
+    x-vectors and ECAPA-TDNN (2005.07143) have one there: what all utterances share would else outweigh, in a cosine,
+    what tells them apart.
     """
 
     def __init__(self, width: int):

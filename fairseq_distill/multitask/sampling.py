@@ -9,18 +9,19 @@ from .task_list import TaskSettings
 
 
 def compute_probabilities(targets: np.ndarray, tasks: Sequence[TaskSettings]) -> Optional[np.ndarray]:
-    """Probability of each utterance in a draw: first a task, by `sampling`; if it is `balanced` then one of its classes,
-    all equally likely; then one of the utterances labelled so.
+    """Probability of each utterance in a draw.
 
-    An utterance with labels for several tasks can be drawn for each and trains all of them. Where no task has
-    `sampling`, tasks are drawn as often as they have labels; where some have, the others count 1.
+    First a task is drawn, by `sampling`; if it is `balanced` then one of its classes, all equally likely; then one of
+    the utterances labelled so. An utterance with labels for several tasks can be drawn for each and trains all of them.
+    Where no task has `sampling`, tasks are drawn as often as they have labels; where some have, the others count 1.
 
     Args:
         targets: (utterances, tasks) classes, NO_LABEL where there is none.
         tasks: their settings.
 
     Returns:
-        (utterances,) float64 of sum 1; None where no task asks for `sampling` or `balanced`: every utterance once an epoch.
+        (utterances,) float64 of sum 1; None where no task asks for `sampling` or `balanced`: every utterance once an
+        epoch.
     """
     if not any(task.balanced or task.sampling is not None for task in tasks):
         return None

@@ -1,4 +1,4 @@
-"""The size that gates expect, in parameters or MACs: what `encoder.size` counts, as a differentiable function of the gates."""
+"""The size that gates expect: what `encoder.size` counts, as a differentiable function of the gates."""
 
 import math
 from typing import Dict, List, Optional, Tuple
@@ -20,7 +20,8 @@ _Variable = Tuple[str, Axis]
 class ExpectedSize(nn.Module):
     """Expected size of a gated encoder, as a fraction of the whole one's.
 
-    A sum of products of at most two expectations: gates are independent, so expectations multiply. Parameters are those of
+    A sum of products of at most two expectations: gates are independent, so expectations multiply. Parameters are those
+        of
     `info`'s "encoder"; MACs those of one wave of 10 s. DPHuBERT (2305.17651, its code) counts the same, but keeps the
     LayerNorms of pre-norm parts and WavLM's bias gates of parts that are gone.
 

@@ -1,4 +1,4 @@
-"""The gates of an encoder: one for each conv channel, head, FFN neuron, or whole attention or FFN part, as `cfg.prune` says."""
+"""The gates of an encoder: one for each conv channel, head, FFN neuron or whole part, as `cfg.prune` says."""
 
 from typing import Dict, NamedTuple
 
@@ -30,15 +30,18 @@ class Expected(NamedTuple):
 class Gates(nn.Module):
     """Gates of an encoder; see `SpeechEncoder.attach_gates` for how they reach what reads them.
 
-    The gate of a conv channel, a head or an FFN neuron scales the weights that read it: the next convolution's, out_proj's, fc2's.
-    Channels of the last convolution are read by a LayerNorm, which no factor passes through: there, and in every LayerNorm
-    over the channels of a "layer_norm" extractor (Large), mean and variance are those of the open channels (gate > 0), and the
-    gate scales what reads the normalised channel: the next convolution, or after the last the projection. So a closed channel
-    adds nothing anywhere, and the network without it has plain LayerNorms of fewer channels. (The reference implementation
-    multiplies before that LayerNorm and keeps its statistics over all channels; cutting then changes the function.)
+    The gate of a conv channel, a head or an FFN neuron scales the weights that read it: the next convolution's,
+        out_proj's, fc2's.
+    Channels of the last convolution are read by a LayerNorm, which no factor passes through: there, and in every
+        LayerNorm
+    over the channels of a "layer_norm" extractor (Large), mean and variance are those of the open channels (gate > 0),
+    and the gate scales what reads the normalised channel: the next convolution, or after the last the projection. So a
+    closed channel adds nothing anywhere, and the network without it has plain LayerNorms of fewer channels. (The
+    reference implementation multiplies before that LayerNorm and keeps its statistics over all channels; cutting then
+    changes the function.)
 
-    The gate of a whole part is a factor on all its heads or neurons. The bias of a part's output is not gated: it stays.
-    A model without projection (as wide as its convolutions) has no gates on its last convolution.
+    The gate of a whole part is a factor on all its heads or neurons. The bias of a part's output is not gated: it
+    stays. A model without projection (as wide as its convolutions) has no gates on its last convolution.
     """
 
     def __init__(self, cfg: EncoderConfig):
@@ -62,7 +65,7 @@ class Gates(nn.Module):
         return super().train(mode and not self.frozen)
 
     def draw(self) -> GateValues:
-        """Gates for one forward pass: sampled in training, deterministic in evaluation; whole parts are in those within."""
+        """Gates for one forward pass: sampled in training, else deterministic; those of whole parts are factors on others."""
         drawn = {
             Axis(name, index): values
             for name, kind in self.kinds.items()
@@ -105,12 +108,12 @@ class Gates(nn.Module):
 
 
 def add_gates(encoder: SpeechEncoder) -> None:
-    """Give `encoder` the gates that its settings ask for, if any; UserError where heads are tied to those of other layers."""
+    """Give `encoder` the gates that its settings ask for, if any; UserError where layers are tied to the same heads."""
     tied = [name for name in encoder.cfg.prune if name in ("heads", "attention_layers")]
     if tied and encoder.cfg.reuse_attention:
         raise UserError(
-            f"model.prune={list(encoder.cfg.prune)} with model.reuse_attention={list(encoder.cfg.reuse_attention)}: layers "
-            f"that share an attention map need the same heads, so leave {' and '.join(tied)} out of model.prune"
+            f"model.prune={list(encoder.cfg.prune)} with model.reuse_attention={list(encoder.cfg.reuse_attention)}: "
+            f"layers that share an attention map need the same heads, so leave {' and '.join(tied)} out of model.prune"
         )
     if encoder.cfg.prune:
         encoder.attach_gates(Gates(encoder.cfg))

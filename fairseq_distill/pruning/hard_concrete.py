@@ -1,4 +1,4 @@
-"""The hard concrete distribution of gates between 0 and 1 (Louizos et al., 1712.01312; as used by DPHuBERT, 2305.17651)."""
+"""The hard concrete distribution of gates from 0 to 1 (Louizos et al., 1712.01312; used by DPHuBERT, 2305.17651)."""
 
 import math
 from typing import Sequence
@@ -33,7 +33,7 @@ def closed_log_probability(log_alpha: Tensor) -> Tensor:
 
 
 def evaluation_gates(log_alpha: Tensor) -> Tensor:
-    """Deterministic gates of one layer (places,): as many zeros as expected, where log_alpha is least, the rest soft."""
+    """Fixed gates of one layer (places,): as many zeros as expected, where log_alpha is least; the rest soft."""
     soft = torch.sigmoid(EVALUATION_SLOPE * log_alpha / TEMPERATURE)
     # in float64: the same count on every device, whose sums run in another order
     zeros = (log_alpha.numel() - open_probability(log_alpha).sum(dtype=torch.float64)).round()

@@ -1,4 +1,4 @@
-"""What pushes the expected size to its target: a Lagrangian whose multipliers ascend (DPHuBERT, 2305.17651, its code)."""
+"""What pushes the expected size to its target: a Lagrangian with ascending multipliers (DPHuBERT, 2305.17651)."""
 
 import copy
 from typing import Dict
@@ -17,9 +17,10 @@ from .hard_concrete import Float32Module
 class SizeLoss(Float32Module):
     """lambda1 (s - t) + lambda2 (s - t)^2 with sparsity s = 1 - expected size / whole size, and its target t.
 
-    The multipliers ascend: their gradients have the sign turned, since optimizers refuse negative rates. Both start at 0 in the
-    paper. Over its 50,000 updates lambda2, whose gradient is never negative, grows to where it holds s at t; in a run of
-    hundreds it must start there, or lambda1 alone swings s around t.
+    The multipliers ascend: their gradients have the sign turned, since optimizers refuse negative rates. Both start at
+        0 in the
+    paper. Over its 50,000 updates lambda2, whose gradient is never negative, grows to where it holds s at t; in a run
+    of hundreds it must start there, or lambda1 alone swings s around t.
 
     Args:
         encoder: with gates.
@@ -41,8 +42,8 @@ class SizeLoss(Float32Module):
         limit = self.find_limit(encoder.gates)
         if target >= limit:
             raise UserError(
-                f"model.target_sparsity={target} cannot be reached: with every gate of model.prune={list(encoder.cfg.prune)} "
-                f"closed, {1 - limit:.3f} of the encoder's {metric} are left"
+                f"model.target_sparsity={target} cannot be reached: with every gate of "
+                f"model.prune={list(encoder.cfg.prune)} closed, {1 - limit:.3f} of the encoder's {metric} are left"
             )
 
     @property
@@ -70,7 +71,7 @@ class SizeLoss(Float32Module):
 
     @torch.no_grad()
     def describe(self, gates: nn.Module) -> Dict[str, Tensor]:
-        """What to log: sparsity, target, multipliers, and expected numbers of channels, heads and neurons left, as scalars."""
+        """Scalars to log: sparsity, target, multipliers, expected numbers of channels, heads and neurons left."""
         expected = gates.expect()
         values = {
             "sparsity": 1.0 - self.size(expected),

@@ -22,8 +22,8 @@ class PrunedEncoder(NamedTuple):
 def prune_encoder(encoder: SpeechEncoder) -> PrunedEncoder:
     """Slice the tensors of a gated encoder in evaluation mode; soft gates go into the weights that they scale.
 
-    The features of the result equal those of `encoder` up to rounding: see `Gates` for why closed channels leave no trace in
-    a LayerNorm. A part of a layer that keeps no head or neuron keeps the bias of its output.
+    The features of the result equal those of `encoder` up to rounding: see `Gates` for why closed channels leave no
+    trace in a LayerNorm. A part of a layer that keeps no head or neuron keeps the bias of its output.
 
     Raises:
         UserError: a convolution would keep no channel, or no layer any head or neuron: nothing would be left to run.
@@ -42,8 +42,8 @@ def shrink_config(cfg: EncoderConfig, keep: Keep) -> EncoderConfig:
     empty = [str(index) for index, channels in enumerate(left["conv"]) if not channels]
     if empty:
         raise UserError(
-            f"convolution {', '.join(empty)} would keep no channel, so no sound would reach the layers: train stage 1 with a "
-            "lower model.target_sparsity, or without conv in model.prune"
+            f"convolution {', '.join(empty)} would keep no channel, so no sound would reach the layers: train stage 1 "
+            "with a lower model.target_sparsity, or without conv in model.prune"
         )
     if not any(sum(counts) for name, counts in left.items() if name != "conv"):
         raise UserError("no layer would keep a head or a neuron: train stage 1 with a lower model.target_sparsity")

@@ -5,8 +5,8 @@ import time
 
 import torch
 
-from ..encoder.model import SpeechEncoder
 from ..encoder.config import DEFAULT_SAMPLE_RATE
+from ..encoder.model import SpeechEncoder
 
 RUNS = 3
 

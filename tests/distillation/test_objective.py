@@ -25,8 +25,7 @@ from fairseq_distill.errors import UserError
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 from fairseq_distill.multitask.settings import SpeechMultitaskCriterionConfig
 
-from ..builders import SMALL, build_multitask, make_waves, randomize
-from .test_teacher import save_teacher
+from ..builders import SMALL, build_multitask, make_waves, randomize, save_teacher
 
 WEIGHTS = dict(l1=0.7, mse=1.3, cosine=0.4, log_sigmoid_cosine=2.0)
 
