@@ -121,7 +121,7 @@ def find_conv_axis(cfg: EncoderConfig, index: int) -> Axis:
 
 
 def list_gated_axes(cfg: EncoderConfig, name: str) -> Dict[Axis, int]:
-    """The axes of one kind that can have gates, and their places, in the order in which one parameter holds the gates."""
+    """The axes of one kind that can have gates, and their places, in the order of the one parameter that holds them."""
     sizes = count_places(cfg)[name]
     last = len(sizes) - 1 if name == "conv" and not cfg.has_projection else -1  # the layers' own channels
     return {Axis(name, i): size for i, size in enumerate(sizes) if i != last}

@@ -269,7 +269,7 @@ class EncoderConfig(HubertConfig):
 
 
 def count_places(cfg: EncoderConfig) -> Dict[str, List[int]]:
-    """Sizes of what `prune` can give gates, by convolution or layer; of whole parts 1, or 0 where nothing is in them."""
+    """Sizes of what `prune` can give gates, by convolution or layer; of whole parts 1, or 0 where they are empty."""
     sizes = {"conv": [channels for channels, _, _ in cfg.conv_layers], "heads": cfg.heads, "ffn": cfg.ffn_dims}
     parts = {name: [min(n, 1) for n in sizes[kind.whole]] for name, kind in PRUNABLE.items() if kind.whole}
     return {**sizes, **parts}

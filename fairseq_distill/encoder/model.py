@@ -282,7 +282,7 @@ class SpeechEncoder(HubertModel):
         return GradMultiply.apply(features, self.feature_grad_mult)
 
     def attach_gates(self, gates: nn.Module) -> None:
-        """Make `gates`, which has `draw()`, part of the encoder: every forward pass draws once and hands the gates on."""
+        """Make `gates`, which has `draw()`, part of the encoder: every forward pass draws once and hands them on."""
         self.gates = gates
         # fairseq's forward calls these without gates
         for module in (self.layer_norm, self.post_extract_proj, self.encoder):

@@ -82,7 +82,7 @@ def check_shapes(student: EncoderConfig, source: EncoderConfig) -> None:
 
 
 def keep_most_important(importance: Optional[Tensor], count: int) -> Optional[Tensor]:
-    """Places (count,) of the largest of `importance` (places,), ascending; None if there are fewer. None = no places."""
+    """Places (count,) of the largest of `importance` (places,), ascending; None if there are fewer."""
     places = 0 if importance is None else len(importance)
     if count > places:
         return None

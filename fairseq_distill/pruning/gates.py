@@ -65,7 +65,7 @@ class Gates(nn.Module):
         return super().train(mode and not self.frozen)
 
     def draw(self) -> GateValues:
-        """Gates for one forward pass: sampled in training, else deterministic; those of whole parts are factors on others."""
+        """Gates for one forward pass: sampled in training, else fixed; those of whole parts are factors on others."""
         drawn = {
             Axis(name, index): values
             for name, kind in self.kinds.items()
