@@ -2,12 +2,14 @@
 
 import argparse
 from pathlib import Path
+from typing import Dict, List
 
 import torch
 
 from ..checkpoints.reading import load_encoder, read_checkpoint
 from ..checkpoints.saving import save_pruned
-from ..encoder.config import DEFAULT_SAMPLE_RATE
+from ..encoder.anatomy import Axis
+from ..encoder.config import DEFAULT_SAMPLE_RATE, PRUNABLE, count_places
 from ..encoder.model import SpeechEncoder
 from ..encoder.size import count_size
 from ..errors import UserError
@@ -83,15 +85,13 @@ def compare_features(one: SpeechEncoder, other: SpeechEncoder) -> float:
 def format_table(before: SpeechEncoder, after: SpeechEncoder) -> str:
     """What is left, for people: channels, then heads and FFN neurons of each layer, then the size."""
     old, new = before.cfg, after.cfg
-    lines = [
-        f"{f'conv {index}':<12}{a} of {b} channels"
-        for index, ((a, *_), (b, *_)) in enumerate(zip(new.conv_layers, old.conv_layers))
-    ]
-    layers = zip(new.heads, old.heads, new.ffn_dims, old.ffn_dims)
-    lines += [
-        f"{f'layer {number}':<12}{h} of {old_h} heads, {f} of {old_f} FFN neurons"
-        for number, (h, old_h, f, old_f) in enumerate(layers, start=1)
-    ]
+    left: Dict[str, List[str]] = {}  # of each convolution and layer
+    was, now = count_places(old), count_places(new)
+    for name, kind in PRUNABLE.items():
+        if not kind.whole:
+            for axis, (a, b) in zip((Axis(name, i) for i in range(len(was[name]))), zip(now[name], was[name])):
+                left.setdefault(axis.place, []).append(f"{a} of {b} {kind.what}")
+    lines = [f"{place:<12}{', '.join(parts)}" for place, parts in left.items()]
     (a, macs), (b, all_macs) = count_size(new), count_size(old)
     lines.append(f"parameters  {a:,} of {b:,}, sparsity {1 - a / b:.3f}")
     lines.append(f"MACs/s      {macs / 1e6:,.1f} of {all_macs / 1e6:,.1f} M, sparsity {1 - macs / all_macs:.3f}")

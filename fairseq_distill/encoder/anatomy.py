@@ -29,9 +29,14 @@ class Axis(NamedTuple):
     index: int = 0
 
     @property
+    def place(self) -> str:
+        """The convolution or layer in words; layers count from 1, convolutions from 0."""
+        return f"conv {self.index}" if self.name == "conv" else f"layer {self.index + 1}"
+
+    @property
     def label(self) -> str:
-        """Name in logs; layers count from 1, convolutions from 0."""
-        return f"{self.name}_{self.index + (self.name != 'conv')}"
+        """Name in logs: "conv_0", "heads_12"."""
+        return f"{self.name}_{self.place.split()[1]}"
 
 
 WIDTH = Axis("width")

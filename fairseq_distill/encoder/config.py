@@ -27,9 +27,9 @@ class Prunable(NamedTuple):
 
 
 PRUNABLE = {
-    "conv": Prunable("conv channels"),
-    "heads": Prunable("attention heads"),
-    "ffn": Prunable("feed-forward neurons"),
+    "conv": Prunable("channels"),
+    "heads": Prunable("heads"),
+    "ffn": Prunable("FFN neurons"),
     "attention_layers": Prunable("attention parts", whole="heads"),
     "ffn_layers": Prunable("feed-forward parts", whole="ffn"),
 }
