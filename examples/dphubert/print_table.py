@@ -1,5 +1,6 @@
 """Print, in Markdown, what run.sh measured: python3 print_table.py WORK."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -12,7 +13,9 @@ STAGES = ("stage1", "pruned", "stage2")
 
 def read_loss(work: Path, name: str) -> float:
     """Held-out loss that fairseq-validate printed."""
-    return float(read_log(work / "results" / f"{name}.valid.txt", "valid")[-1]["valid_loss"])
+    lines = (work / "results" / f"{name}.valid.txt").read_text(encoding="utf-8").splitlines()
+    line = next(line for line in lines if "| valid | {" in line)
+    return float(json.loads(line[line.index("{") :])["valid_loss"])
 
 
 def print_sizes(work: Path) -> None:
