@@ -160,9 +160,8 @@ def test_letters(tables, run_lines):
 
 @pytest.mark.parametrize("name", ["multitask"])
 def test_multitask(tables):
-    (size,), accuracies = tables
-    assert size["encoder"] == "distilled"
-    padded, tuned = accuracies
+    sizes, (padded, tuned) = tables
+    assert list_column(sizes, "encoder") == ["teacher", "distilled"]
     assert (padded[""], padded["tasks"]) == ("frozen, padding as in stock fairseq", "single")
     assert padded["speech, keywords"] == "-" and re.fullmatch(INTERVAL, padded["speech, speakers, EER"])
     assert (tuned[""], tuned["tasks"]) == ("fine-tuned", "joint")
