@@ -13,7 +13,7 @@ from tables import choose_thirds, exists, find_probes, format_probes, load, name
 
 SPARSITIES = ("50", "75", "85")
 RECIPES = {"skill": "SKILL", "params": "DPHuBERT"}
-NUMBERS = range(2, 9)
+MOST_CLUSTERS = 8
 
 
 def cut(clusters: Dict, number: int) -> List[int]:
@@ -30,12 +30,14 @@ def print_stability(folder: Path) -> None:
     if (1200, 0) not in found or len(found) == 1:
         return
     reference = found[1200, 0]
+    layers = len(cut(reference, 1))
+    numbers = range(2, min(MOST_CLUSTERS, layers - 1) + 1)  # one cluster, or one for each layer, are always the same
     rows = []
     for (seconds, seed), clusters in found.items():
         groups = " ".join("{" + ",".join(map(str, group)) + "}" for group in clusters["groups"])
-        scores = [adjusted_rand_score(cut(reference, k), cut(clusters, k)) for k in NUMBERS]
+        scores = [adjusted_rand_score(cut(reference, k), cut(clusters, k)) for k in numbers]
         rows.append([f"{seconds // 60} min", str(seed), groups] + [f"{score:.2f}" for score in scores])
-    print_rows(["speech", "seed", "groups"] + [f"K={k}" for k in NUMBERS], rows)
+    print_rows(["speech", "seed", "groups"] + [f"K={k}" for k in numbers], rows)
 
 
 def print_students(work: Path, names: List[str]) -> None:

@@ -180,3 +180,16 @@ def test_deep_versus_wide(tables):
     assert all(math.isfinite(float(loss)) for loss in list_column(students, "held-out loss")[1:])
     assert objective["objective"] == "the same, maps of every second layer reused"
     assert re.fullmatch(INTERVAL, objective["speech, keywords"])
+
+
+@pytest.mark.parametrize("given", ["DATA", "TEACHER"])
+@pytest.mark.parametrize("name", sorted(RUNS))
+def test_what_is_missing_is_named(tmp_path, name, given):
+    done = subprocess.run(
+        ["bash", ROOT / "examples" / name / "run.sh"],
+        env={"PATH": "/usr/bin:/bin", given: str(tmp_path / "nothing"), "WORK": str(tmp_path / "work")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert f"{name}: {given}={tmp_path}/nothing" in done.stderr
