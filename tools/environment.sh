@@ -65,7 +65,7 @@ use_environment() {
     key=$({
         "$python" -c 'import os, sys; print(os.path.realpath(sys.executable), sys.version)'
         sed -n '/^PLAIN/,/^setup(/p' "$checkout/setup.py"
-        declare -f install_requirements | sed "s|$checkout||"
+        declare -f install_requirements
     } | "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:12])')
     environment=${XDG_CACHE_HOME:-$HOME/.cache}/fairseq-distill/python$version-$key
     mkdir -p "$(dirname "$environment")"

@@ -17,38 +17,30 @@ WORK=${WORK:-$PWD/real_speech}
 UPDATES=${UPDATES:-500}
 . "$here/../common.sh"
 
-# distil NAME RECIPE OVERRIDES...: what both trainings share, and what differs
+# layers, width, FFN neurons and heads of both
+deep="12 128 384 4" wide="2 256 1024 8" more=()
+[ -z "$tiny" ] || deep="4 96 304 3" wide="1 192 320 6" more=(+model.conv_pos=64)
+
+# distil NAME RECIPE SHAPE GROUPS: what both trainings share, and what differs
 distil() {
-    local name=$1 recipe=$2
-    shift 2
+    local name=$1 recipe=$2 groups=$4 depth width ffn heads
+    read -r depth width ffn heads <<<"$3"
     local settings=(
-        "$name" distill "$recipe" task.data="$training" task.teacher="$teacher"
+        "$name" distill "$recipe" task.data="$training" task.teacher="$teacher" criterion.groups="'$groups'"
+        model.encoder_layers="$depth" model.encoder_embed_dim="$width" model.encoder_ffn_embed_dim="$ffn"
+        model.encoder_attention_heads="$heads" ${more[@]+"${more[@]}"}
         dataset.batch_size=null dataset.max_tokens=320000 task.max_sample_size=160000
         "optimization.lr=[0.001]" lr_scheduler.warmup_updates=$((UPDATES / 10)) lr_scheduler.total_num_update="$UPDATES"
         model.dropout=0 model.attention_dropout=0 model.activation_dropout=0 model.feature_grad_mult=1
         common.log_interval=50 checkpoint.save_interval_updates=100
-        "$@"
     )
     # one update first: its validation is the loss that distillation starts from
     [ -e "$WORK/$name/checkpoint_last.pt" ] || run_training "${settings[@]}" optimization.max_update=1
     train_once "${settings[@]}" optimization.max_update="$UPDATES"
 }
 
-deep=(12 128 384 4)
-wide=(2 256 1024 8)
-more=()
-if [ -n "$tiny" ]; then
-    deep=(4 96 304 3)
-    wide=(1 192 320 6)
-    more=(+model.conv_pos=64)
-fi
-# shape LAYERS WIDTH FFN HEADS
-shape() {
-    echo model.encoder_layers="$1" model.encoder_embed_dim="$2" model.encoder_ffn_embed_dim="$3" \
-        model.encoder_attention_heads="$4" ${more[@]+"${more[@]}"}
-}
-distil deep deep_12x384 criterion.groups="'$layers'" $(shape "${deep[@]}")
-distil wide wide_3x768 criterion.groups="'$thirds'" $(shape "${wide[@]}")
+distil deep deep_12x384 "$deep" "$layers"
+distil wide wide_3x768 "$wide" "$thirds"
 
 measure_probes teacher_trained "$teacher"
 for name in deep wide; do
