@@ -5,6 +5,7 @@ which hand arguments, environment, working folder and streams to that process. I
 command itself does.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -75,7 +76,7 @@ def serve(address: str) -> None:
     """Import what all commands import, then fork for every request, for ever."""
     for name in ("fairseq_cli.hydra_train", "fairseq_cli.validate", "scipy.cluster.hierarchy", "sklearn", "torchaudio"):
         importlib.import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for
+    signal.signal(signal.SIGCHLD, reap)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
@@ -85,6 +86,13 @@ def serve(address: str) -> None:
             if os.fork() == 0:
                 answer(connection)
             connection.close()
+
+
+def reap(*_: object) -> None:
+    """Take leave of children that have ended; their status went to the client already."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def answer(connection: socket.socket) -> None:
