@@ -28,8 +28,16 @@ FAIRSEQ = [
 
 PLOTS = ["matplotlib"]
 
-# setuptools 70.1 makes wheels by itself, which the install tests need; the tests' speech is synthesised.
-DEV = ["pytest", "setuptools>=70.1", "espeakng-loader"]
+DEV = [
+    "pytest",
+    # It makes wheels by itself, which the install tests need.
+    "setuptools>=70.1",
+    # The speech of tests and examples is synthesised.
+    "espeakng-loader",
+    # .ci/run checks the source on the newer stack.
+    "ruff==0.17.6; python_version >= '3.11'",
+    "mypy==2.4.1; python_version >= '3.11'",
+]
 
 ROOT = Path(__file__).resolve().parent
 # Read, not imported: fairseq, which the package needs, may not be there yet.

@@ -2,17 +2,24 @@
 
 import sys
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import List
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tables import format_accuracy, load, percent, print_rows
+from tables import (
+    SIZE_TITLES,
+    exists,
+    find_probes,
+    format_probes,
+    format_size,
+    load,
+    name_probes,
+    print_rows,
+    read_probe,
+)
 
-SHAPES = ("16x128", "8x160", "4x224", "2x288", "1x384")
 WAYS = {"layers": "layer to layer", "last": "from the last layer"}
 OBJECTIVES = {
-    "layers_8x160": "every layer, L1 - log sigmoid cosine",
-    "last_8x160": "layers 4, 8, 12 from the last, split heads",
-    "linear_heads": "the same, a Linear for each",
+    "linear_heads": "three layers from the last, a Linear for each",
     "hints": "MSE, hints 0.1 (FitHuBERT)",
     "fithubert": "the same, time reduced by 2",
     "masking": "hints with masking (ARMHuBERT)",
@@ -25,72 +32,40 @@ OBJECTIVES = {
     "average": "every layer, mean of two teachers",
     "heads": "every layer, heads for two teachers",
 }
-PROBES: Dict[str, str] = {  # result -> title of its axis
-    "wakeword": "six wake words, accuracy, %",
-    "digits": "ten digits, accuracy, %",
-    "digits.speaker": "six speakers, accuracy, %",
-    "librispeech.speaker": "unseen speakers, EER, %",
-}
+
+
+def find_shapes(work: Path) -> List[str]:
+    """LAYERSxWIDTH of all students that were measured, the deepest first."""
+    names = {file.name.split(".")[0] for file in (work / "results").glob("*_*x*.info.json")}
+    shapes = {name.split("_")[1] for name in names if name.split("_")[0] in WAYS}
+    return sorted(shapes, key=lambda shape: -int(shape.split("x")[0]))
 
 
 def measure_loss(work: Path, name: str) -> str:
     """Mean over the teacher's layers of the loss of least-squares maps from the student's; none where frames differ."""
-    if not (work / "results" / f"{name}.layers.json").exists():
+    if not exists(work, f"{name}.layers"):
         return "-"
     losses = [layer["loss"] for layer in load(work, f"{name}.layers").values()]
     return f"{sum(losses) / len(losses):.4f}"
 
 
-def describe(work: Path, name: str, probes: Sequence[str]) -> List[str]:
-    """Cells that all tables share: size, speed, probes."""
-    info = load(work, f"{name}.info")
-    cells = [f"{info['parameters']['encoder'] / 1e6:.2f} M", f"{info['macs_per_second'] / 1e6:.0f} M"]
-    cells += [f"{info['real_time_factor']:.4f}"]
-    for probe in probes:
-        result = load(work, f"{name}.{probe}")
-        cells.append(percent(result["eer"]) if probe == "librispeech.speaker" else format_accuracy(result))
-    return cells
+def print_students(work: Path) -> None:
+    """A row for each shape and way of distilling, the teacher first; then one for each objective."""
+    probes = find_probes(work)
 
+    def describe(name: str) -> List[str]:
+        return [*format_size(work, name), *format_probes(work, name, probes), measure_loss(work, name)]
 
-TITLES = {
-    "wakeword": "wakeword",
-    "digits": "digits",
-    "digits.speaker": "digits, speaker",
-    "librispeech.speaker": "unseen speakers, EER",
-}
-SIZES = ["parameters", "MACs per second", "RTF"]
-
-
-def is_done(work: Path, name: str, probes: Sequence[str] = tuple(PROBES)) -> bool:
-    """Whether all of a student's results are there."""
-    return all((work / "results" / f"{name}.{result}.json").exists() for result in ("info", *probes))
-
-
-def print_shapes(work: Path) -> None:
-    """A row for each shape and way of distilling; the teacher first."""
-    rows = [["teacher, 12x256", "", *describe(work, "teacher", list(PROBES)), ""]]
+    columns = [*SIZE_TITLES, *name_probes(probes), "held-out loss"]
+    info = load(work, "teacher.info")
+    rows = [[f"teacher, {info['layers']}x{info['width']}", "", *describe("teacher")]]
     for way, title in WAYS.items():
-        for shape in (s for s in SHAPES if is_done(work, f"{way}_{s}")):
-            name = f"{way}_{shape}"
-            rows.append([shape, title, *describe(work, name, list(PROBES)), measure_loss(work, name)])
-    print_rows(["layers x width", "distilled", *SIZES, *TITLES.values(), "held-out loss"], rows)
-
-
-def print_objectives(work: Path) -> None:
-    """A row for each objective at one shape."""
-    probes = [probe for probe in PROBES if probe != "wakeword"]  # which tells students apart least, and takes longest
-    names = [name for name in OBJECTIVES if is_done(work, name, probes)]
-    rows = [[OBJECTIVES[name], *describe(work, name, probes), measure_loss(work, name)] for name in names]
-    print_rows(["objective", *SIZES, *(TITLES[probe] for probe in probes), "held-out loss"], rows)
-
-
-def read_point(work: Path, name: str, probe: str) -> Tuple[float, float, float]:
-    """(value, below, above) in percent: an accuracy with its interval's arms; an equal error rate with none."""
-    result = load(work, f"{name}.{probe}")
-    if probe.startswith("librispeech"):
-        return 100 * result["eer"], 0.0, 0.0
-    low, high = result["accuracy_interval"]
-    return 100 * result["accuracy"], 100 * (result["accuracy"] - low), 100 * (high - result["accuracy"])
+        for shape in find_shapes(work):
+            if exists(work, f"{way}_{shape}.info"):
+                rows.append([shape, title, *describe(f"{way}_{shape}")])
+    print_rows(["layers x width", "distilled", *columns], rows)
+    names = [name for name in OBJECTIVES if exists(work, f"{name}.info")]
+    print_rows(["objective", *columns], [[OBJECTIVES[name], *describe(name)] for name in names])
 
 
 def draw(work: Path, path: Path) -> None:
@@ -100,37 +75,48 @@ def draw(work: Path, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(2, 2, figsize=(9, 6.5), sharex=True, layout="constrained")
-    for axes, (probe, title) in zip(panels.flat, PROBES.items()):
+    probes, shapes = find_probes(work), find_shapes(work)
+    columns = min(2, len(probes))
+    rows = -(-len(probes) // columns)
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(4.5 * columns, 1 + 2.75 * rows), sharex=True, squeeze=False, layout="constrained"
+    )
+    for axes, probe, title in zip(panels.flat, probes, name_probes(probes)):
         for offset, (way, label) in zip((0.97, 1.03), WAYS.items()):
-            shapes = [s for s in SHAPES if is_done(work, f"{way}_{s}")]
-            values, below, above = zip(*(read_point(work, f"{way}_{s}", probe) for s in shapes))
-            depths = [offset * int(s.split("x")[0]) for s in shapes]
+            points = []
+            for shape in shapes:
+                measure, value, interval = read_probe(work, f"{way}_{shape}", probe)
+                low, high = interval or (value, value)
+                points.append([100 * part for part in (value, value - low, high - value)])
+            values, below, above = zip(*points)
+            depths = [offset * int(shape.split("x")[0]) for shape in shapes]
             axes.errorbar(depths, values, (below, above), marker="o", capsize=3, label=label)
-        axes.axhline(
-            read_point(work, "teacher", probe)[0], color="0.4", linestyle="--", label="teacher, 4 times as large"
-        )
-        axes.set_title(title)
+        axes.axhline(100 * read_probe(work, "teacher", probe)[1], color="0.4", linestyle="--", label="teacher")
+        axes.set_title(f"{title}: {measure}, %")
         axes.set_xscale("log", base=2)
-        label_depths(axes, SHAPES)
+        axes.set_xticks([int(shape.split("x")[0]) for shape in shapes], shapes)
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
-    for axes in panels[1]:
-        axes.set_xlabel("layers x width, all 2.6 M parameters")
+    for axes in panels.flat[len(probes) :]:
+        axes.set_visible(False)
+    for axes in panels[-1]:
+        axes.set_xlabel("layers x width, all of one size")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     figure.savefig(path, dpi=110)
 
 
-def label_depths(axes, shapes: Sequence[str]) -> None:
-    """Ticks at the depths, named by their shapes."""
-    axes.set_xticks([int(s.split("x")[0]) for s in shapes], shapes)
-    axes.minorticks_off()
+def is_complete(work: Path) -> bool:
+    """Whether several shapes, both ways, and the teacher have all probes."""
+    names = [f"{way}_{shape}" for way in WAYS for shape in find_shapes(work)]
+    probes = find_probes(work)
+    cells = [read_probe(work, name, probe) for name in ("teacher", *names) for probe in probes]
+    return len(names) > len(WAYS) and bool(probes) and None not in cells
 
 
 def main(work: Path) -> None:
     """Print the tables that there are results for; draw once all shapes are there."""
-    print_shapes(work)
-    print_objectives(work)
-    if all(is_done(work, f"{way}_{shape}") for way in WAYS for shape in SHAPES):
+    print_students(work)
+    if is_complete(work):
         draw(work, work / "depth.png")
         print(f"picture: {work / 'depth.png'}")
 

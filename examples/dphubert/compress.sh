@@ -1,15 +1,15 @@
 # Sourced by run.sh here and in examples/skill, which set WORK: both stages of joint distillation and pruning, and what they reach.
-STAGE1=${STAGE1:-400}
-STAGE2=${STAGE2:-200}
+STAGE1=${STAGE1:-${UPDATES:-400}}
+STAGE2=${STAGE2:-$(((STAGE1 + 1) / 2))}
 . "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
-# train NAME RECIPE UPDATES OVERRIDES...: a stage
-train() {
+# train_stage NAME RECIPE UPDATES OVERRIDES...
+train_stage() {
     local name=$1 recipe=$2 updates=$3
     shift 3
-    train_once "$name" distill "$recipe" task.data="$WORK/manifests/all" task.teacher="$teacher" \
+    train_once "$name" distill "$recipe" task.data="$training" task.teacher="$teacher" \
         dataset.max_tokens=320000 task.update_seconds=20 task.max_sample_size=160000 task.min_sample_size=null \
-        optimization.max_update="$updates" common.log_interval=20 checkpoint.save_interval_updates=100 \
+        optimization.max_update="$updates" common.log_interval=$((updates < 20 ? 1 : 20)) checkpoint.save_interval_updates=100 \
         model.dropout=0 model.attention_dropout=0 model.dropout_input=0 "$@"
 }
 
@@ -26,24 +26,24 @@ schedule+=(optimizer.groups.gates.lr_float=0.1 optimizer.groups.multipliers.lr_f
 
 # whole waves one by one, so that all checkpoints are compared on the same samples
 validate() {
-    fairseq-validate "$WORK/manifests/all" --path "$1" --task speech_distillation --user-dir "$root/fairseq_distill" \
+    fairseq-validate "$training" --path "$1" --task speech_distillation --user-dir "$root/fairseq_distill" \
         --valid-subset valid --batch-size 1 --cpu --log-format json --num-workers 1 2>&1
 }
 
 # compress NAME RECIPE METRIC SPARSITY OVERRIDES...: both stages and what they reach; OVERRIDES are of stage 1
 compress() {
-    local name=$1 recipe=$2 metric=$3 sparsity=$4
+    local name=$1 recipe=$2 metric=$3 sparsity=$4 groups=()
     shift 4
-    train "$name.stage1" "$recipe" "$STAGE1" model.size_metric="$metric" model.target_sparsity="$sparsity" "${schedule[@]}" "$@"
+    # the recipe's own for twelve layers; those of skill come with the file that holds them
+    [ "$recipe" != dphubert ] || groups=(criterion.groups="'[[f],${thirds#[}'")
+    train_stage "$name.stage1" "$recipe" "$STAGE1" model.size_metric="$metric" model.target_sparsity="$sparsity" \
+        "${schedule[@]}" ${groups[@]+"${groups[@]}"} "$@"
     measure "$name.prune.txt" fairseq-distill prune "$WORK/$name.stage1.pt" "$WORK/$name.pruned.pt" --plot "$WORK/$name.png"
-    train "$name.stage2" "${recipe}_stage2" "$STAGE2" model.init="$WORK/$name.pruned.pt" \
+    train_stage "$name.stage2" "${recipe}_stage2" "$STAGE2" model.init="$WORK/$name.pruned.pt" ${groups[@]+"${groups[@]}"} \
         "optimization.lr=[0.0005]" lr_scheduler.warmup_updates=$((STAGE2 / 10))
     for stage in stage1 pruned stage2; do
         measure "$name.$stage.valid.txt" validate "$WORK/$name.$stage.pt"
     done
-    measure "$name.info.json" fairseq-distill info "$WORK/$name.stage2.pt" --json
-    for corpus in wakeword digits; do measure_probe "$name.$corpus.json" "$WORK/$name.stage2.pt" "$corpus"; done
-    measure_probe "$name.speakers.json" "$WORK/$name.stage2.pt" librispeech --label speaker
+    measure_size "$name" "$WORK/$name.stage2.pt"
+    measure_probes "$name" "$WORK/$name.stage2.pt"
 }
-
-measure teacher.info.json fairseq-distill info "$teacher" --json

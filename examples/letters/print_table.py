@@ -4,14 +4,14 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tables import load, percent, print_rows
+from tables import exists, load, percent, print_rows
 
 ENCODERS = ("teacher", "distilled", "pruned", "skill")
 
 
 def main(work: Path) -> None:
     """Error rates of each model, and what it makes of three utterances drawn at random."""
-    found = {name: load(work, name) for name in ENCODERS if (work / "results" / f"{name}.json").exists()}
+    found = {name: load(work, name) for name in ENCODERS if exists(work, name)}
     rows = []
     for name, result in found.items():
         rates = [percent(result[rate], result[f"{rate}_interval"]) for rate in ("wer", "cer")]

@@ -1,10 +1,11 @@
-"""Synthesise a small speech set with espeak-ng: FLAC files, fairseq manifests, and keyword and speaker labels."""
+"""Synthesise a small speech set with espeak-ng: FLAC files, fairseq manifests, keywords, speakers and transcripts."""
 
 import argparse
 import ctypes
 import os
 import random
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,138 +18,7 @@ from tqdm import tqdm
 SAMPLE_RATE = 16000
 
 KEYWORDS = ["computer", "window", "garden", "music", "orange", "seven", "yellow", "coffee", "letter", "doctor"]
-CARRIERS = [
-    "apple",
-    "basket",
-    "before",
-    "better",
-    "bicycle",
-    "bottle",
-    "bridge",
-    "brother",
-    "button",
-    "camera",
-    "candle",
-    "carpet",
-    "castle",
-    "center",
-    "chicken",
-    "children",
-    "city",
-    "cloud",
-    "corner",
-    "country",
-    "cousin",
-    "danger",
-    "dinner",
-    "dollar",
-    "dragon",
-    "early",
-    "engine",
-    "evening",
-    "father",
-    "feather",
-    "finger",
-    "flower",
-    "forest",
-    "friend",
-    "future",
-    "gentle",
-    "giant",
-    "glass",
-    "golden",
-    "good",
-    "green",
-    "hammer",
-    "happy",
-    "heavy",
-    "honey",
-    "hotel",
-    "house",
-    "hungry",
-    "island",
-    "jacket",
-    "journey",
-    "jump",
-    "kitchen",
-    "kitten",
-    "ladder",
-    "lemon",
-    "little",
-    "lucky",
-    "machine",
-    "market",
-    "meadow",
-    "mirror",
-    "money",
-    "monkey",
-    "morning",
-    "mother",
-    "mountain",
-    "mouse",
-    "never",
-    "number",
-    "ocean",
-    "office",
-    "paper",
-    "pencil",
-    "people",
-    "picture",
-    "pillow",
-    "planet",
-    "please",
-    "pocket",
-    "power",
-    "pretty",
-    "purple",
-    "quick",
-    "quiet",
-    "rabbit",
-    "river",
-    "rocket",
-    "school",
-    "second",
-    "shadow",
-    "silver",
-    "simple",
-    "sister",
-    "small",
-    "smooth",
-    "soldier",
-    "spider",
-    "spoon",
-    "spring",
-    "station",
-    "stone",
-    "story",
-    "strange",
-    "street",
-    "student",
-    "summer",
-    "sunny",
-    "table",
-    "teacher",
-    "thank",
-    "thousand",
-    "ticket",
-    "tiger",
-    "today",
-    "together",
-    "tomorrow",
-    "travel",
-    "under",
-    "village",
-    "visit",
-    "voice",
-    "water",
-    "weather",
-    "welcome",
-    "winter",
-    "wonder",
-    "yesterday",
-    "young",
-    "zebra",
-]
+CARRIERS = Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split()
 
 # (espeak-ng voice, variant, pitch 0..99); the test split also has speakers that no other split has.
 SPEAKERS = {
@@ -185,6 +55,11 @@ class Utterance:
     speed: int
     pitch: int
     seed: int
+
+    @property
+    def ltr(self) -> str:
+        """The text in letters, as fairseq's CTC reads it: `H I | Y O U |`."""
+        return "".join(" ".join(word.upper()) + " | " for word in self.text.split()).rstrip()
 
 
 class Synthesiser:
@@ -283,8 +158,11 @@ def make_set(out: Path, counts: dict) -> dict:
             manifest.append(f"{name}\t{len(wave)}")
             samples += len(wave)
         _write_lines(partial / f"{split}.tsv", manifest)
-        for label in ("text", "keyword", "speaker"):
+        for label in ("text", "keyword", "speaker", "ltr"):
             _write_lines(partial / f"{split}.{label}", [getattr(utterance, label) for utterance in plan])
+        if split == "train":
+            letters = Counter(letter for utterance in plan for letter in utterance.ltr.split())
+            _write_lines(partial / "dict.ltr.txt", [f"{letter} {count}" for letter, count in letters.most_common()])
         seconds[split] = samples / SAMPLE_RATE
     os.replace(partial, out)
     return seconds

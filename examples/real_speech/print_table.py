@@ -1,55 +1,47 @@
 """Print, in Markdown, what run.sh measured: python3 print_table.py WORK."""
 
-import json
 import sys
 from pathlib import Path
-from typing import Dict
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tables import format_accuracy, load, percent, print_rows
+from tables import SIZE_TITLES, find_probes, format_probes, format_size, name_probes, print_rows, read_log
 
-NAMES = ("teacher", "deep", "wide")
-SHARED_LAYERS = (4, 8, 12)  # teacher layers that both students predict
-
-
-def read_validations(log: Path) -> Dict[int, Dict[str, float]]:
-    """{number of updates: metrics} of every validation in fairseq's JSON log."""
-    found = {}
-    for line in log.read_text().splitlines():
-        if "][valid][" in line:
-            values = json.loads(line[line.index("{") :])
-            found[int(values["valid_num_updates"])] = {
-                k[len("valid_") :]: float(v) for k, v in values.items() if k.startswith("valid_")
-            }
-    return found
+STUDENTS = ("deep", "wide")
 
 
-def main(work: Path) -> None:
-    """Print both tables."""
+def print_networks(work: Path) -> None:
+    """Size and probes of the teacher and of each student, trained and as it was before any training."""
+    probes = find_probes(work)
     rows = []
-    for name in NAMES:
-        info = load(work, f"{name}.info")
-        size = [f"{info['parameters']['encoder'] / 1e6:.2f} M", f"{info['macs_per_second'] / 1e9:.2f} G"]
+    for name in ("teacher", *STUDENTS):
+        size = format_size(work, name)
         for weights in ("trained",) if name == "teacher" else ("trained", "random"):
-            keywords = [load(work, f"{name}.{weights}.{corpus}") for corpus in ("wakeword", "digits")]
-            speakers = load(work, f"{name}.{weights}.speakers")
-            accuracy = [format_accuracy(k) for k in keywords]
             label = name if weights == "trained" else f"{name}'s shape, random weights"
-            rows.append([label, *size, *accuracy, percent(speakers["eer"])])
-    print_rows(["network", "parameters", "MACs per second", "wakeword", "digits", "speakers, EER"], rows)
+            rows.append([label, *size, *format_probes(work, f"{name}_{weights}", probes)])
+    print_rows(["network", *SIZE_TITLES, *name_probes(probes)], rows)
 
+
+def print_losses(work: Path) -> None:
+    """Held-out losses at every validation, and those of the teacher's layers that both students predict."""
+    logs = {}
+    for name in STUDENTS:
+        entries = read_log(work / name / "hydra_train.log", "valid")
+        logs[name] = {int(entry["valid_num_updates"]): entry for entry in entries}  # the last of each counts
+    measured = [{key for entry in log.values() for key in entry} for log in logs.values()]
+    shared = [key[len("valid_l1_") :] for key in set.intersection(*measured) if key.startswith("valid_l1_")]
+    shared.sort(key=lambda group: [int(number) for number in group.split("_")])
     rows = []
-    for name in NAMES[1:]:
-        validations = read_validations(work / name / "hydra_train.log")
-        for updates in sorted(validations):
-            values = validations[updates]
-            layers = [
-                f"{values[f'l1_{layer}']:.3f} / {values[f'log_sigmoid_cosine_{layer}']:.3f}" for layer in SHARED_LAYERS
+    for name, log in logs.items():
+        for updates, entry in sorted(log.items()):
+            losses = [
+                f"{float(entry[f'valid_l1_{layer}']):.3f} / {float(entry[f'valid_log_sigmoid_cosine_{layer}']):.3f}"
+                for layer in shared
             ]
-            rows.append([name, str(updates), f"{values['loss']:.4f}", *layers])
-    titles = [f"layer {layer}: L1 / -log sigmoid cos" for layer in SHARED_LAYERS]
+            rows.append([name, str(updates), f"{float(entry['valid_loss']):.4f}", *losses])
+    titles = [f"layer {layer}: L1 / -log sigmoid cos" for layer in shared]
     print_rows(["student", "updates", "held-out loss", *titles], rows)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    print_networks(Path(sys.argv[1]))
+    print_losses(Path(sys.argv[1]))

@@ -2,10 +2,10 @@
 
     python3 measure_layers.py STUDENT TEACHER TRAIN.tsv VALID.tsv [--seconds 600]
 
-A linear map with bias from the student's layer l to the teacher's (from the layer at the same relative depth, if the depths differ)
-is fitted by least squares on speech of TRAIN.tsv; then the loss of DPHuBERT's recipe, L1 - cosine, and the part of the teacher's
-variance that is missed are measured on VALID.tsv. So a layer needs no head of its own, and all are measured alike. Prints one JSON
-object: the teacher's layer -> loss and missed variance.
+A linear map with bias from the student's layer l to the teacher's (from the layer at the same relative depth, if the
+depths differ) is fitted by least squares on speech of TRAIN.tsv. Then the loss of DPHuBERT's recipe, L1 - cosine, and
+the part of the teacher's variance that is missed are measured on VALID.tsv. So a layer needs no head of its own, and
+all are measured alike. Prints one JSON object: the teacher's layer -> loss and missed variance.
 """
 
 import argparse
@@ -29,7 +29,7 @@ RIDGE = 1e-6  # of the mean square: layers of few units have singular covariance
 def run_both(
     student: SpeechEncoder, teacher: SpeechEncoder, manifest: Path, seconds: float
 ) -> Iterator[List[Tuple[Tensor, Tensor]]]:
-    """Per utterance, for each layer of the teacher: the student's hidden state and ones, and the teacher's, (frames, width)."""
+    """By utterance and layer of the teacher: the student's state and ones, and the teacher's state, (frames, width)."""
     layers = range(1, teacher.depth + 1)
     matching = [group[0] for group in match_student_layers([[layer] for layer in layers], student.depth, teacher.depth)]
     for wave, _ in SpeechSample(manifest, seconds, 0, student.cfg, teacher.cfg):

@@ -9,11 +9,11 @@ from scipy.cluster.hierarchy import fcluster
 from sklearn.metrics import adjusted_rand_score
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tables import format_accuracy, load, percent, print_rows
+from tables import choose_thirds, exists, find_probes, format_probes, load, name_probes, print_rows
 
 SPARSITIES = ("50", "75", "85")
 RECIPES = {"skill": "SKILL", "params": "DPHuBERT"}
-NUMBERS = range(2, 9)
+MOST_CLUSTERS = 8
 
 
 def cut(clusters: Dict, number: int) -> List[int]:
@@ -22,7 +22,7 @@ def cut(clusters: Dict, number: int) -> List[int]:
 
 
 def print_stability(folder: Path) -> None:
-    """Groups at K=4, and the adjusted Rand index against 20 minutes with seed 0, for several numbers of clusters."""
+    """The groups, and for several numbers of clusters the adjusted Rand index against those of 20 minutes, seed 0."""
     files = {
         tuple(int(part) for part in f.stem.replace("seed", "").split("s_")): f for f in folder.glob("*s_seed*.json")
     }
@@ -30,31 +30,34 @@ def print_stability(folder: Path) -> None:
     if (1200, 0) not in found or len(found) == 1:
         return
     reference = found[1200, 0]
+    layers = len(cut(reference, 1))
+    numbers = range(2, min(MOST_CLUSTERS, layers - 1) + 1)  # one cluster, or one for each layer, are always the same
     rows = []
     for (seconds, seed), clusters in found.items():
         groups = " ".join("{" + ",".join(map(str, group)) + "}" for group in clusters["groups"])
-        scores = [adjusted_rand_score(cut(reference, k), cut(clusters, k)) for k in NUMBERS]
+        scores = [adjusted_rand_score(cut(reference, k), cut(clusters, k)) for k in numbers]
         rows.append([f"{seconds // 60} min", str(seed), groups] + [f"{score:.2f}" for score in scores])
-    print_rows(["speech", "seed", "four groups"] + [f"K={k}" for k in NUMBERS], rows)
+    print_rows(["speech", "seed", "groups"] + [f"K={k}" for k in numbers], rows)
 
 
 def print_students(work: Path, names: List[str]) -> None:
     """Size, mean loss over distilled and other layers, probes."""
+    probes = find_probes(work)
+    distilled = choose_thirds(load(work, "teacher.info")["layers"])
+    before = load(work, "teacher.info")["parameters"]["encoder"]
     rows = []
     for name in names:
-        info, layers = load(work, f"{name}.info"), load(work, f"{name}.layers")
-        before = load(work, "teacher.info")["parameters"]["encoder"]
-        left = info["parameters"]["encoder"]
-        mine = [layers[number]["loss"] for number in ("4", "8", "12")]
-        others = [values["loss"] for number, values in layers.items() if number not in ("4", "8", "12")]
-        probes = [format_accuracy(load(work, f"{name}.{corpus}")) for corpus in ("wakeword", "digits")]
+        left, layers = load(work, f"{name}.info")["parameters"]["encoder"], load(work, f"{name}.layers")
+        mine = [values["loss"] for number, values in layers.items() if int(number) in distilled]
+        others = [values["loss"] for number, values in layers.items() if int(number) not in distilled]
         rows.append(
             [RECIPES[name[:-2]], f"0.{name[-2:]}", f"{left / 1e6:.2f} M", f"{1 - left / before:.3f}"]
             + [f"{sum(mine) / len(mine):.4f}", f"{sum(others) / len(others):.4f}"]
-            + [*probes, percent(load(work, f"{name}.speakers")["eer"])]
+            + format_probes(work, name, probes)
         )
-    titles = ["recipe", "target", "parameters", "sparsity", "loss, layers 4, 8, 12", "the other nine"]
-    print_rows(titles + ["wakeword", "digits", "speakers, EER"], rows)
+    titles = ["recipe", "target", "parameters", "sparsity"]
+    losses = [f"loss, layers {', '.join(map(str, distilled))}", "the others"]
+    print_rows([*titles, *losses, *name_probes(probes)], rows)
 
 
 def print_layers(work: Path, names: List[str]) -> None:
@@ -69,7 +72,7 @@ def main(work: Path) -> None:
     """Print all tables that there are results for."""
     print_stability(work / "clusters")
     names = [f"{recipe}{sparsity}" for sparsity in SPARSITIES for recipe in RECIPES]
-    names = [name for name in names if (work / "results" / f"{name}.layers.json").exists()]
+    names = [name for name in names if exists(work, f"{name}.layers")]
     if names:
         print_students(work, names)
         print_layers(work, names)

@@ -64,7 +64,12 @@ def test_labels_say_what_is_spoken(make_speech, speech):
         assert len(texts) == len(keywords) == len(speakers) == count
         for text, keyword in zip(texts, keywords):
             assert [word for word in text.split() if word in make_speech.KEYWORDS] == [keyword]
+        for text, letters in zip(texts, read_lines(speech / f"{split}.ltr")):
+            assert letters.replace(" ", "").replace("|", " ").strip() == text.upper()
+            assert letters.endswith(" |") and all(len(letter) == 1 for letter in letters.split(" "))
     assert set(read_lines(speech / "train.keyword")) == set(make_speech.KEYWORDS)
+    dictionary = Dictionary.load(str(speech / "dict.ltr.txt"))
+    assert {letter for line in read_lines(speech / "train.ltr") for letter in line.split()} <= set(dictionary.symbols)
 
 
 def test_longer_text_is_longer_and_another_voice_sounds_different(make_speech):
@@ -88,7 +93,7 @@ def test_speech_is_the_same_in_another_process(speech, tmp_path):
     counts = [f"--{split}={count}" for split, count in COUNTS.items()]
     subprocess.run([sys.executable, QUICKSTART / "make_speech.py", again, *counts], check=True)
     files = sorted(path.relative_to(speech) for path in speech.rglob("*.*") if path.suffix != ".tsv")
-    assert len(files) == sum(COUNTS.values()) + 3 * len(COUNTS)
+    assert len(files) == sum(COUNTS.values()) + 4 * len(COUNTS) + 1
     for name in files:
         assert (again / name).read_bytes() == (speech / name).read_bytes(), name
 
