@@ -37,6 +37,7 @@ DEV = [
     # .ci/run checks the source on the newer stack.
     "ruff==0.17.6; python_version >= '3.11'",
     "mypy==2.4.1; python_version >= '3.11'",
+    "types-PyYAML; python_version >= '3.11'",
 ]
 
 ROOT = Path(__file__).resolve().parent

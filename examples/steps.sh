@@ -66,7 +66,7 @@ PYTHON
         echo "== install: skipped, $(python -c 'import sys; print(sys.prefix)') has everything"
     else
         local python
-        . "$root/tools/environment.sh"
+        . "$root/.ci/environment.sh"
         python=$(choose_python)
         echo "== install: Python and fairseq (after $((SECONDS - started)) s)"
         use_environment "$python"

@@ -5,7 +5,7 @@
 #   PYTHON=python3.10 bash tests/run.sh -k encoder     another Python; arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. tools/environment.sh
+. .ci/environment.sh
 
 python=$(choose_python)
 use_environment "$python"

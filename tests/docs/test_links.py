@@ -13,7 +13,6 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|<img[^>]*src=\"([^\"]+)\"")
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 FOLDERS = ("benchmarks", "config", "docs", "examples", "fairseq_distill", "hydra_plugins", "tests")
 PACKAGE = [path.name for path in (ROOT / "fairseq_distill").iterdir() if path.is_dir()]
-NOT_YET = {"examples/README.md"}  # TODO(lead): none, once they are there
 RECIPES = sorted(path.stem for path in (ROOT / "config").glob("*/*.yaml"))
 
 
@@ -43,7 +42,7 @@ def find_links(page: Path) -> Iterator[Tuple[str, str]]:
 def find_files(page: Path) -> Iterator[str]:
     """Every `path` that begins with a folder of the project, or of the package."""
     for text in CODE.findall(strip_blocks(page.read_text(encoding="utf-8"))):
-        if re.fullmatch(r"[\w./*-]+", text) and "/" in text and text not in NOT_YET:
+        if re.fullmatch(r"[\w./*-]+", text) and "/" in text:
             first = text.split("/")[0]
             if first in FOLDERS:
                 yield text
@@ -62,7 +61,7 @@ def test_readme_is_short_and_starts_with_its_two_commands():
 def test_links_lead_somewhere(page):
     for target, anchor in find_links(page):
         file = (page.parent / target).resolve() if target else page
-        assert file.exists() or target in NOT_YET, f"{name_page(page)} links to {target}"
+        assert file.exists(), f"{name_page(page)} links to {target}"
         if anchor:
             assert anchor in list_headings(file), f"{name_page(page)} links to {target}#{anchor}"
 

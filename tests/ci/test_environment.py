@@ -1,4 +1,4 @@
-"""tools/environment.sh: which interpreter is taken, and that an environment is made once and whole."""
+""".ci/environment.sh: which interpreter is taken, and that an environment is made once and whole."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from typing import Tuple
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent.parent / "tools" / "environment.sh"
+SCRIPT = Path(__file__).resolve().parent.parent.parent / ".ci" / "environment.sh"
 # stands in for minutes of pip; an environment that is interrupted lacks the file `complete`
 FAKE_INSTALL = """
 install_requirements() {
