@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Keyword spotting and speaker verification on a teacher and its students, at once and alone, frozen and fine-tuned: the shape of
-# the tables of 2210.16611 (its data and numbers are not known to us).
+# the tables of 2210.16611 (docs/papers/multitask.md).
 #
 #   bash examples/multitask/run.sh [NAME...]
 #   DATA=/my/manifests TEACHER=/my/teacher.pt bash examples/multitask/run.sh
