@@ -237,7 +237,8 @@ class SpeechStudent(SpeechEncoder):
                 f"student layers {deepest + 1} to {self.depth} predict nothing and stay as they start: "
                 "give criterion.groups the teacher's last layer, or the student fewer layers"
             )
-            self.encoder.layers[deepest:].requires_grad_(False)
+            for layer in self.encoder.layers[deepest:]:
+                layer.requires_grad_(False)
 
     def remove_pretraining_modules(self) -> None:
         """Drop what fine-tuning does not need: fairseq's masked prediction and the heads. Gates stay as they are."""
