@@ -22,7 +22,7 @@ import typing
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, which pickles of protocol 2 use
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, BinaryIO, ClassVar, Dict, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 import omegaconf
@@ -33,7 +33,7 @@ from ..errors import UserError
 
 PathLike = Union[str, Path]
 
-_HAS_NAMED_ALLOW_LIST = torch.__version__ >= (2, 6)
+_HAS_NAMED_ALLOW_LIST = torch.__version__ >= "2.6"  # compared as a version, not letter by letter
 
 # what files hold: settings of the argparse era, settings as omegaconf 2.0 to 2.3 pickles them, label dictionaries, and
 # numpy's numbers and arrays among the training statistics
@@ -118,13 +118,17 @@ def to_plain(value: Any, _done: Optional[Dict[int, Any]] = None) -> Any:
     if not isinstance(value, (dict, list, tuple)):
         return value
     # what occurs twice is converted once: a small file can describe an endless or an exponentially large structure
-    if id(value) not in done:
-        done[id(value)] = plain = {} if isinstance(value, dict) else []
-        if isinstance(value, dict):
-            plain.update((key, to_plain(item, done)) for key, item in value.items())
-        else:
-            plain.extend(to_plain(item, done) for item in value)
-    return done[id(value)]
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, dict):
+        mapping: Dict[Any, Any] = {}
+        done[id(value)] = mapping
+        mapping.update((key, to_plain(item, done)) for key, item in value.items())
+        return mapping
+    items: List[Any] = []
+    done[id(value)] = items
+    items.extend(to_plain(item, done) for item in value)
+    return items
 
 
 def allow_fairseq_types() -> None:
@@ -179,7 +183,8 @@ class _RestrictedUnpickler(pickle._Unpickler):
     The Python implementation, because the C one sets attributes of anything that it is told to, classes included.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[Dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    stack: List[Any]
     for _code in (pickle.PERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4):
         del dispatch[_code[0]]
 
@@ -193,13 +198,13 @@ class _RestrictedUnpickler(pickle._Unpickler):
     def load_build(self) -> None:
         if not isinstance(self.stack[-2], (Stored, collections.OrderedDict)):
             raise pickle.UnpicklingError(f"attributes of {type(self.stack[-2]).__name__} are not read from a file")
-        super().load_build()
+        super().load_build()  # type: ignore[misc]  # typeshed leaves these methods out
 
     def load_binpersid(self) -> None:
         # torch's other kind, "module", compares source code and can write a file
         if not (isinstance(self.stack[-1], tuple) and self.stack[-1][:1] in (("storage",), (b"storage",))):
             raise pickle.UnpicklingError("only storages of tensors are read from outside the pickle")
-        super().load_binpersid()
+        super().load_binpersid()  # type: ignore[misc]
 
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.BINPERSID[0]] = load_binpersid

@@ -11,6 +11,7 @@ from ..checkpoints.reading import load_encoder, read_checkpoint
 from ..encoder.model import SpeechEncoder
 from ..encoder.size import frame_rate, measure_parts
 from ..pruning.expected_size import METRICS, ExpectedSize
+from ..pruning.gates import get_gates
 from ..shapes.measure import RUNS, measure_real_time_factor
 
 HELP = "what a checkpoint is: family, parameters, MACs per second of audio, a row for each layer"
@@ -74,10 +75,11 @@ def _count_all(weights: Dict[str, Tensor]) -> int:
 
 def _describe_gates(encoder: SpeechEncoder) -> Dict[str, Any]:
     """The kinds of units that have gates, and the sparsity that these expect."""
+    gates = get_gates(encoder)
     with torch.no_grad():
-        expected = encoder.gates.expect()
+        expected = gates.expect()
         sparsity = {metric: 1.0 - float(ExpectedSize(encoder.cfg, metric)(expected)) for metric in METRICS}
-    return {"units": list(encoder.gates.kinds), "expected_sparsity": sparsity}
+    return {"units": list(gates.kinds), "expected_sparsity": sparsity}
 
 
 def format_description(d: Dict[str, Any]) -> str:

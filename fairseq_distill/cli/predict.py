@@ -88,7 +88,7 @@ def describe(model: MultitaskModel, files: List[str], outputs: List[MultitaskOut
 
 def write_embeddings(path: Path, files: List[str], outputs: List[Any]) -> None:
     """Write an .npz with "files" and, under each task's name, its embeddings (files, width) float32."""
-    arrays = {
+    arrays: Dict[str, Any] = {
         name: np.concatenate([output.embeddings[name].numpy() for output in outputs]) for name in outputs[0].embeddings
     }
     write_whole(path, lambda partial: np.savez(partial, files=np.array(files), **arrays))

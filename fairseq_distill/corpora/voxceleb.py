@@ -85,7 +85,7 @@ def write(source: Path, folder: NewFolder, protocol: str = "verification", trial
     kept = {name: keep_usable(source, name, rows, report.left_out) for name, rows in splits.items()}
     for name, utterances in kept.items():
         report.write_split(folder, name, source, utterances)
-    if listed:
+    if listed and trials is not None:
         _write_trials(folder, trials, listed, files, kept["test"], report)
     elif protocol == "verification":
         report.notes.append(f"no test.trials: neither {' nor '.join(TRIAL_LISTS)} in {source}, and no --trials FILE")

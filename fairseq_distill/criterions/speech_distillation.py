@@ -3,7 +3,6 @@
 from contextlib import nullcontext
 from typing import Any, Dict, List
 
-import torch
 from fairseq import metrics
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.data.data_utils import numpy_seed
@@ -33,8 +32,14 @@ class SpeechDistillationCriterion(FairseqCriterion):
                 "prediction alone needs none: see the recipe dicehubert)"
             )
 
-    def forward(self, model: torch.nn.Module, sample: Dict[str, Any], reduce: bool = True):
-        """Returns (loss summed over frames, number of frames, logging outputs as tensors)."""
+    def forward(self, model: Any, sample: Dict[str, Any], reduce: bool = True):
+        """Returns (loss summed over frames, number of frames, logging outputs as tensors).
+
+        Args:
+            model: a `SpeechStudent`, or what fairseq wraps it in for several GPUs.
+            sample: a batch of the task's data set.
+            reduce: fairseq's; sums are returned in any case.
+        """
         net_input = sample["net_input"]
         source, padding_mask = net_input["source"], net_input.get("padding_mask")
         mask_indices = model.sample_mask(source, padding_mask) if self.masking and model.training else None
@@ -58,7 +63,7 @@ class SpeechDistillationCriterion(FairseqCriterion):
         logging_output["loss"] = loss.detach()
         return loss, frames, logging_output
 
-    def find_units(self, model: torch.nn.Module, sample: Dict[str, Any]) -> UnitTargets:
+    def find_units(self, model: Any, sample: Dict[str, Any]) -> UnitTargets:
         """What masked prediction predicts; in validation masks follow from the rows: all checkpoints have the same."""
         source, padding_mask = sample["net_input"]["source"], sample["net_input"].get("padding_mask")
         with nullcontext() if model.training else numpy_seed(*sample["id"].tolist()):

@@ -29,8 +29,14 @@ class SpeechMultitaskCriterion(FairseqCriterion):
         self.weighting, self.distillation = str(cfg.weighting), cfg.distillation
         self.objective = Objective({name: getattr(cfg, name) for name in DISTANCES})
 
-    def forward(self, model: torch.nn.Module, sample: Dict[str, Any], reduce: bool = True):
-        """Returns (loss times utterances, number of utterances, logging outputs as tensors)."""
+    def forward(self, model: Any, sample: Dict[str, Any], reduce: bool = True):
+        """Returns (loss times utterances, number of utterances, logging outputs as tensors).
+
+        Args:
+            model: a `MultitaskModel`, or what fairseq wraps it in for several GPUs.
+            sample: a batch of the task's data set.
+            reduce: fairseq's; sums are returned in any case.
+        """
         source, targets = sample["net_input"]["source"], sample["targets"]
         padding_mask = sample["net_input"].get("padding_mask")
         output = model(source, padding_mask, labelled=targets != NO_LABEL, predict=bool(self.distillation))

@@ -130,23 +130,16 @@ class DistillationAudioDataset(FileAudioDataset):
 
     def _collate(self, samples: list) -> dict:
         samples = [sample for sample in samples if sample["source"] is not None]
-        if self.labels is None or not samples:
+        labels = self.labels
+        if labels is None or not samples:
             return super().collater(samples)
         sizes = [len(sample["source"]) for sample in samples]
         longest = min(max(sizes) if self.pad else min(sizes), self.max_sample_size)
-        samples = [self._crop(sample, longest) for sample in samples]
+        samples = [_crop(sample, labels, longest) for sample in samples]
         batch = super().collater(samples)
         samples_wide = batch["net_input"]["source"].size(1)  # a bucket may be wider than its longest wave
-        batch["target_list"] = [self.labels.collate([sample["labels"] for sample in samples], samples_wide)]
+        batch["target_list"] = [labels.collate([sample["labels"] for sample in samples], samples_wide)]
         return batch
-
-    def _crop(self, sample: dict, longest: int) -> dict:
-        """The sample with at most `longest` samples of its wave, from where a random frame starts, and their labels."""
-        wave = sample["source"]
-        stride = self.labels.stride
-        start = stride * np.random.randint(0, max(len(wave) - longest, 0) // stride + 1)
-        wave = wave[start : start + longest]
-        return {**sample, "source": wave, "labels": self.labels.cut(sample["labels"], start, len(wave))}
 
     def _read(self, index: int) -> torch.Tensor:
         request = (self.path(index), self.sample_rate, int(self.sizes[index]), self.min_sample_size or 0)
@@ -198,3 +191,11 @@ def load_audio_dataset(
 def limit_broken(max_broken: float, num_files: int) -> UnreadableLimit:
     """How many of so many files `task.max_broken` allows to be unusable."""
     return UnreadableLimit(num_files, max_broken, setting="task.max_broken")
+
+
+def _crop(sample: dict, labels: UnitLabels, longest: int) -> dict:
+    """The sample with at most `longest` samples of its wave, from where a random frame starts, and their labels."""
+    wave, stride = sample["source"], labels.stride
+    start = stride * np.random.randint(0, max(len(wave) - longest, 0) // stride + 1)
+    wave = wave[start : start + longest]
+    return {**sample, "source": wave, "labels": labels.cut(sample["labels"], start, len(wave))}

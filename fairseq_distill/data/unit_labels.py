@@ -96,7 +96,7 @@ class UnitLabels:
                 f"{self.path} has {len(self)} lines, {manifest_path} {num_rows} rows: label this manifest anew"
             )
         difference = np.abs(self.lengths[rows] / self.rate - np.asarray(sizes) / self.sample_rate)
-        wrong = [(int(rows[i]), int(sizes[i])) for i in np.flatnonzero(difference > _TOLERANCE)]
+        wrong = [(int(rows[i]), int(sizes[i])) for i in np.flatnonzero(difference > _TOLERANCE).tolist()]
         if not wrong:
             return
         shown = "; ".join(f"line {r + 1}: {self.lengths[r]} labels, {size} samples" for r, size in wrong[:_SHOWN_ROWS])

@@ -19,7 +19,7 @@ class Upsampler(nn.ConvTranspose1d):
     def __init__(self, width: int, factor: int):
         super().__init__(width, width, factor, stride=factor)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # a ConvTranspose1d for its weights alone
         """(batch, frames, width) to (batch, frames * factor, width)."""
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
@@ -48,13 +48,14 @@ class LinearHeads(nn.Module):
     ):
         super().__init__()
         self.users = list(users or range(groups))
-        self.projections = nn.ModuleList(nn.Linear(width, target_width) for _ in range(max(self.users) + 1))
-        for projection in self.projections:
+        projections = [nn.Linear(width, target_width) for _ in range(max(self.users) + 1)]
+        for projection in projections:
             nn.init.zeros_(projection.bias)
             if width == target_width:
                 nn.init.eye_(projection.weight)
             else:
                 nn.init.normal_(projection.weight, std=0.02)
+        self.projections = nn.ModuleList(projections)
         factors = dict(zip(self.users, upsample or [1] * groups))
         self.upsamplers = nn.ModuleDict({str(n): Upsampler(width, f) for n, f in sorted(factors.items()) if f > 1})
 

@@ -11,7 +11,7 @@ from ..errors import UserError
 from .distances import DISTANCES
 from .plan import PredictionPlan
 from .relations import RELATIONS
-from .states import GroupStates, check_captured
+from .states import GroupStates, check_captured, merge_masks
 from .terms import Term
 
 TERMS: Dict[str, Term] = {**DISTANCES, **RELATIONS}
@@ -91,10 +91,8 @@ def align(student: GroupStates, teacher: GroupStates) -> Tuple[GroupStates, Opti
     frames = student.predictions[0].size(1)
     if frames != teacher.hidden[0].size(1):
         teacher = teacher.cut(frames)
-    mask = student.padding_mask
-    if mask is not None:
-        mask = mask | teacher.padding_mask  # families round the length of padded audio differently
-    return teacher, mask
+    # families round the length of padded audio differently
+    return teacher, merge_masks(student.padding_mask, teacher.padding_mask)
 
 
 def sum_frames(values: Tensor, padding_mask: Optional[Tensor]) -> Tensor:

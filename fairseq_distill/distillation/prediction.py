@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 
 from torch import Tensor, nn
 
-from ..encoder.model import EncoderOutput, Features, SpeechEncoder
+from ..encoder.model import EncoderOutput, Features, SpeechEncoder, require
 from .heads import upsample_mask
 from .plan import PredictionPlan
 from .states import GroupStates, encode_groups
@@ -50,7 +50,7 @@ def predict_groups(
 
 def repeat_output(output: EncoderOutput, plan: PredictionPlan) -> GroupStates:
     """An encoder's final output as what every group is predicted from."""
-    return GroupStates([output.x] * len(plan.groups), padding_mask=output.padding_mask)
+    return GroupStates([require(output.x)] * len(plan.groups), padding_mask=output.padding_mask)
 
 
 def add_predictions(states: GroupStates, heads: nn.Module, time_reduction: int) -> GroupStates:

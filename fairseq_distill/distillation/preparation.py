@@ -55,7 +55,7 @@ def fit_to_teachers(
     if len(teachers) > 1 and model_cfg.get("init") == task_cfg.teacher:
         settle(run, "model", {"init": first.path}, "the first teacher; model.init may name another", model_cfg)
     depth = min(teacher.config.encoder_layers for teacher in teachers)
-    groups = parse_groups(choose_groups([t.path for t in teachers], task_cfg, model_cfg, criterion), depth)
+    groups = parse_groups(choose_groups([str(t.path) for t in teachers], task_cfg, model_cfg, criterion), depth)
     student_groups: List[Group] = []
     if str(criterion.predict_from) == "layers":
         student_depth = _find_student_depth(model_cfg)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..encoder.layer_groups import FEATURES, Group, average_groups, find_deepest, layers_to_run
-from ..encoder.model import EncoderOutput, Features, SpeechEncoder
+from ..encoder.model import EncoderOutput, Features, SpeechEncoder, require
 from ..errors import UserError
 
 
@@ -44,9 +44,9 @@ class GroupStates:
 
     hidden: List[Tensor] = _per_group()
     predictions: List[Tensor] = _per_group()
-    inputs: List[Tensor] = _of_deepest(lambda output, layer: output.hidden[layer - 1], hidden=-1)
-    outputs: List[Tensor] = _of_deepest(lambda output, layer: output.hidden[layer])
-    maps: List[Tensor] = _of_deepest(lambda output, layer: output.maps[layer], maps=True, frame_dims=2)
+    inputs: List[Tensor] = _of_deepest(lambda output, layer: require(output.hidden[layer - 1]), hidden=-1)
+    outputs: List[Tensor] = _of_deepest(lambda output, layer: require(output.hidden[layer]))
+    maps: List[Tensor] = _of_deepest(lambda output, layer: require(output.maps[layer]), maps=True, frame_dims=2)
     padding_mask: Optional[Tensor] = None
 
     def add(self, other: "GroupStates") -> "GroupStates":
@@ -90,12 +90,18 @@ class GroupStates:
         merged: Dict[str, Any] = {}
         for one in _GROUP_FIELDS:
             merged[one.name] = function(getattr(self, one.name), getattr(other, one.name))
-        mask = self.padding_mask
-        return replace(self, **merged, padding_mask=mask if mask is None else mask | other.padding_mask)
+        return replace(self, **merged, padding_mask=merge_masks(self.padding_mask, other.padding_mask))
 
 
 _GROUP_FIELDS: List[Field] = [one for one in fields(GroupStates) if one.name != "padding_mask"]
 CAPTURED: Dict[str, Field] = {one.name: one for one in _GROUP_FIELDS if "read" in one.metadata}
+
+
+def merge_masks(one: Optional[Tensor], other: Optional[Tensor]) -> Optional[Tensor]:
+    """Padding of either; both (batch, frames), or None without padding."""
+    if one is None or other is None:
+        return one if other is None else other
+    return one | other
 
 
 def encode_groups(
@@ -117,7 +123,7 @@ def encode_groups(
     wanted = {name: CAPTURED[name].metadata for name in captures}
     deepest = find_deepest(groups) if wanted else []
     layers = layers_to_run(groups) | {layer + how["hidden"] for layer in deepest for how in wanted.values()}
-    maps = deepest if any(how["maps"] for how in wanted.values()) else None
+    maps = layers_to_run([deepest]) if any(how["maps"] for how in wanted.values()) else None
     output = encoder.encode_features(features, layers, maps, mask_indices)
     captured = {name: [how["read"](output, layer) for layer in deepest] for name, how in wanted.items()}
     return GroupStates(average_groups(output, groups), padding_mask=output.padding_mask, **captured)

@@ -71,6 +71,7 @@ class Teacher:
                 total = states.clone()
             else:
                 total = total.append(states.clone()) if self.separate else total.add(states)
+        assert total is not None, "there is no teacher"
         if not self.separate and len(self.encoders) > 1:
             total = total.divide(len(self.encoders))
         if not self.checked:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..encoder.model import Features, SpeechEncoder
+from ..encoder.model import Features, SpeechEncoder, require
 
 
 class UnitTargets(NamedTuple):
@@ -33,7 +33,7 @@ class UnitScores(NamedTuple):
 
     loss: Tensor
     correct: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # tuples have a method of that name
 
 
 def predict_units(encoder: SpeechEncoder, features: Features, targets: UnitTargets) -> UnitScores:
@@ -51,7 +51,8 @@ def predict_units(encoder: SpeechEncoder, features: Features, targets: UnitTarge
     chosen = targets.mask_indices & (targets.units != targets.pad)
     if output.padding_mask is not None:
         chosen &= ~output.padding_mask
-    projected = encoder.final_proj(output.x[chosen])
+    assert encoder.final_proj is not None, "an encoder without a dictionary predicts no units"
+    projected = encoder.final_proj(require(output.x)[chosen])
     embeddings = (
         encoder.label_embs_concat if encoder.target_glu is None else encoder.target_glu(encoder.label_embs_concat)
     )

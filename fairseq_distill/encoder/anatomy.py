@@ -6,7 +6,7 @@ one table. What cannot be cut dimension by dimension has a `rule`, named here an
 """
 
 import math
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class Axis(NamedTuple):
     """
 
     name: str
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # tuples have a method of that name
 
     @property
     def place(self) -> str:
@@ -170,7 +170,8 @@ def select_tensors(
         if factors and row.reads is not None:
             value = _scale(value, row.dims[row.reads], factors, row.reads)
         value = select_places(value, row, keep)
-        if value.numel() and not (row.needs in keep and not len(keep[row.needs])):
+        gone = row.needs is not None and row.needs in keep and not len(keep[row.needs])
+        if value.numel() and not gone:
             selected[row.name] = value.clone(memory_format=torch.contiguous_format)
     return selected
 
@@ -289,7 +290,7 @@ def _list_attention(cfg: EncoderConfig, layer: int) -> Iterator[Row]:
             yield Row(f"{name}: {product}", part, (inner,), "pairs", kind="product")
         if cfg.relative_position_embedding and cfg.gru_rel_pos and not reuses:
             stretch = cfg.encoder_embed_dim // cfg.encoder_attention_heads
-            gate = dict(part=part, needs=axis, rule=STRETCHES)
+            gate: Dict[str, Any] = dict(part=part, needs=axis, rule=STRETCHES)
             yield Row(f"{name}.grep_linear.weight", dims=_fix(8, stretch), used_at="frames", repeats=axis, **gate)
             yield Row(f"{name}.grep_linear.bias", dims=_fix(8), **gate)
             yield Row(f"{name}.grep_a", part, (*_fix(1), heads, *_fix(1, 1)), rule=STRETCHES)

@@ -114,8 +114,10 @@ class ReusedAttention(nn.Module):
 
     def forward(self, x: Tensor, given: AttentionInput, gates: Optional[Tensor] = None) -> AttentionOutput:
         """Attend within x (batch, frames, width) by the earlier map, which is handed on; gates (heads,) or None."""
-        context = given.earlier_map @ _split_heads(self.v_proj(x), self.heads)
-        return self.out_proj(_join_heads(context), spread_over_heads(gates, self.head_dim)), given.earlier_map
+        earlier_map = given.earlier_map
+        assert earlier_map is not None, "the encoder skips this layer where the one before it was skipped"
+        context = earlier_map @ _split_heads(self.v_proj(x), self.heads)
+        return self.out_proj(_join_heads(context), spread_over_heads(gates, self.head_dim)), earlier_map
 
 
 def compute_map(q: Tensor, k: Tensor, mask: Optional[Tensor]) -> Tensor:
@@ -149,7 +151,7 @@ class RelativePositionBias(nn.Embedding):
         super().__init__(num_buckets, heads)
         self.max_distance = max_distance
 
-    def forward(self, frames: int) -> Tensor:
+    def forward(self, frames: int) -> Tensor:  # type: ignore[override]  # an Embedding for its weight's name alone
         """The bias (heads, frames, frames): entry [h, i, j] is added to the score of query i and key j."""
         device = self.weight.device
         distance = torch.arange(1 - frames, frames, device=device)

@@ -147,7 +147,7 @@ class EncoderConfig(HubertConfig):
 
         Settings that an encoder does not have are left out; fields that `settings` lacks keep their default.
         """
-        known = {}
+        known: Dict[str, Any] = {}
         for f in fields(cls):
             value = settings.get(f.name, None) if isinstance(settings, Mapping) else getattr(settings, f.name, None)
             if value is None or (isinstance(value, str) and value.startswith("${")):
@@ -156,6 +156,10 @@ class EncoderConfig(HubertConfig):
                 value = list(value)
             known[f.name] = getattr(value, "value", value)  # enums of fairseq's choices hold their string
         return cls(**known)
+
+    def with_settings(self, **settings: Any) -> "EncoderConfig":
+        """A copy with other values of some fields, by name; fairseq's own fields too."""
+        return replace(self, **settings)
 
     @property
     def conv_layers(self) -> List[ConvLayer]:
@@ -270,8 +274,9 @@ class EncoderConfig(HubertConfig):
 
     def _check_head_numbers(self) -> None:
         try:
-            counts = [len(set(numbers)) for numbers in self.head_numbers]
-            in_range = all(0 <= n < self.encoder_attention_heads for numbers in self.head_numbers for n in numbers)
+            given = yaml.safe_load(self.layer_head_numbers)
+            counts = [len(set(numbers)) for numbers in given]
+            in_range = all(0 <= n < self.encoder_attention_heads for numbers in given for n in numbers)
         except (yaml.YAMLError, TypeError):
             counts, in_range = [], False
         if counts != self.heads or not in_range:
@@ -291,8 +296,7 @@ def count_places(cfg: EncoderConfig) -> Dict[str, List[int]]:
 def resize(cfg: EncoderConfig, sizes: Mapping[str, List[int]]) -> EncoderConfig:
     """The settings with other numbers of channels, heads and neurons, without gates; `sizes` as in `count_places`."""
     convs = [(channels, kernel, stride) for channels, (_, kernel, stride) in zip(sizes["conv"], cfg.conv_layers)]
-    return replace(
-        cfg,
+    return cfg.with_settings(
         prune=[],
         project_features=cfg.has_projection,
         conv_feature_layers=format_conv_layers(convs),

@@ -1,7 +1,7 @@
 """The convolutions of a speech encoder: waveform to frames, positions, and fewer frames."""
 
 import math
-from typing import Optional
+from typing import List, Optional, Sequence, Union, cast
 
 import torch
 import torch.nn as nn
@@ -27,14 +27,17 @@ class ChannelNorm(nn.Module):
     @property
     def norm(self) -> OpenLayerNorm:
         """The LayerNorm itself."""
-        return self._modules["1"]
+        return cast(OpenLayerNorm, self._modules["1"])
+
+
+BlockNorm = Union[ChannelNorm, nn.GroupNorm]
 
 
 class ConvBlock(nn.Module):
     """Convolution, norm or none, GELU. Children carry fairseq's numbers: `0` the convolution, `2` the norm."""
 
     def __init__(
-        self, in_channels: int, channels: int, kernel: int, stride: int, bias: bool, norm: Optional[nn.Module]
+        self, in_channels: int, channels: int, kernel: int, stride: int, bias: bool, norm: Optional[BlockNorm]
     ):
         super().__init__()
         conv = ScaledConv1d(in_channels, channels, kernel, stride=stride, bias=bias)
@@ -45,12 +48,12 @@ class ConvBlock(nn.Module):
     @property
     def conv(self) -> ScaledConv1d:
         """The convolution."""
-        return self._modules["0"]
+        return cast(ScaledConv1d, self._modules["0"])
 
     @property
-    def norm(self) -> Optional[nn.Module]:
+    def norm(self) -> Optional[BlockNorm]:
         """The norm that follows it, or None."""
-        return self._modules["2"]
+        return cast(Optional[BlockNorm], self._modules["2"])
 
     def forward(
         self,
@@ -68,12 +71,13 @@ class ConvBlock(nn.Module):
             gates: (channels,) on the block's own channels, for its norm over them; what reads them multiplies.
         """
         x = self.conv(x, read_gates)
-        if lengths is not None and isinstance(self.norm, nn.GroupNorm):
-            x = self._normalise_alone(x, self.count_frames(lengths))
-        elif isinstance(self.norm, ChannelNorm):
-            x = self.norm(x, gates)
-        elif self.norm is not None:
-            x = self.norm(x)
+        norm = self.norm
+        if lengths is not None and isinstance(norm, nn.GroupNorm):
+            x = _normalise_alone(norm, x, self.count_frames(lengths))
+        elif isinstance(norm, ChannelNorm):
+            x = norm(x, gates)
+        elif norm is not None:
+            x = norm(x)
         # without gradients in place: these are the largest tensors of the whole network, and new memory is slow
         return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
 
@@ -82,10 +86,11 @@ class ConvBlock(nn.Module):
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
         return torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
 
-    def _normalise_alone(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """The norm of each row of (batch, channels, frames) over its own frames; 0 behind them."""
-        parts = [self.norm(row[None, :, :length]) for row, length in zip(x, lengths.tolist())]
-        return torch.cat([F.pad(part, (0, x.size(2) - part.size(2))) for part in parts])
+
+def _normalise_alone(norm: nn.GroupNorm, x: Tensor, lengths: Tensor) -> Tensor:
+    """The norm of each row of (batch, channels, frames) over its own frames; 0 behind them."""
+    parts = [norm(row[None, :, :length]) for row, length in zip(x, lengths.tolist())]
+    return torch.cat([F.pad(part, (0, x.size(2) - part.size(2))) for part in parts])
 
 
 class ConvFeatureExtractor(nn.Module):
@@ -99,17 +104,18 @@ class ConvFeatureExtractor(nn.Module):
 
     def __init__(self, cfg: EncoderConfig):
         super().__init__()
-        self.conv_layers = nn.ModuleList()
+        blocks: List[ConvBlock] = []
         in_channels = 1
         self.axes = [find_conv_axis(cfg, index) for index in range(len(cfg.conv_layers))]
         for index, (channels, kernel, stride) in enumerate(cfg.conv_layers):
-            norm: Optional[nn.Module] = None
+            norm: Optional[BlockNorm] = None
             if cfg.extractor_mode == "layer_norm":
                 norm = ChannelNorm(channels)
             elif index == 0:
                 norm = nn.GroupNorm(channels, channels)
-            self.conv_layers.append(ConvBlock(in_channels, channels, kernel, stride, cfg.conv_bias, norm))
+            blocks.append(ConvBlock(in_channels, channels, kernel, stride, cfg.conv_bias, norm))
             in_channels = channels
+        self.conv_layers = cast(Sequence[ConvBlock], nn.ModuleList(blocks))  # torch's type does not say of what
 
     def forward(self, source: Tensor, lengths: Optional[Tensor] = None, gates: GateValues = NO_GATES) -> Tensor:
         """Waves (batch, samples), of which `lengths` (batch,) samples are no padding, to (batch, channels, frames)."""
@@ -166,18 +172,27 @@ class PositionalConv(nn.Module):
         if self.batch_norm:
             conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
             nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel * width)))
+            assert conv.bias is not None
             nn.init.zeros_(conv.bias)
             self.add_module("0", nn.BatchNorm1d(width))
             self.add_module("1", conv)
         else:
             self.add_module("0", WeightNormConv(width, kernel, groups))
 
+    @property
+    def norm(self) -> Optional[nn.BatchNorm1d]:
+        """The batch norm before the convolution, or None."""
+        return cast(nn.BatchNorm1d, self._modules["0"]) if self.batch_norm else None
+
+    @property
+    def conv(self) -> Union[WeightNormConv, nn.Conv1d]:
+        """The convolution: with weight norm, or plain behind a batch norm."""
+        return cast(Union[WeightNormConv, nn.Conv1d], self._modules["1" if self.batch_norm else "0"])
+
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width, frames) to the same shape."""
-        frames = x.size(2)
-        x = self._modules["0"](x)
-        if self.batch_norm:
-            x = self._modules["1"](x)
+        frames, norm = x.size(2), self.norm
+        x = self.conv(x if norm is None else norm(x))
         return F.gelu(x[:, :, :frames])  # an even kernel makes one frame too many
 
 
@@ -190,6 +205,11 @@ class StackedPositionalConv(nn.ModuleList):
             nn.Sequential(nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=cfg.conv_pos_groups))
             for _ in range(cfg.pos_conv_depth)
         )
+
+    @property
+    def convs(self) -> List[nn.Conv1d]:
+        """The convolutions, in the order in which they run."""
+        return [module for module in self.modules() if isinstance(module, nn.Conv1d)]
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width, frames) to the same shape."""
@@ -225,6 +245,6 @@ class TimeReduction(nn.Conv1d):
         return padding_mask[:, : frames * factor].reshape(-1, frames, factor).any(-1)
 
 
-def build_positional_conv(cfg: EncoderConfig) -> nn.Module:
+def build_positional_conv(cfg: EncoderConfig) -> Union[PositionalConv, StackedPositionalConv]:
     """The positional convolution that `cfg` asks for."""
     return StackedPositionalConv(cfg) if cfg.pos_conv_depth > 1 else PositionalConv(cfg)

@@ -1,6 +1,6 @@
 """One layer of the transformer, with any number of heads and neurons; either part may be absent."""
 
-from typing import Callable, Optional
+from typing import Callable, Optional, Union
 
 import torch
 import torch.nn as nn
@@ -61,7 +61,7 @@ class TransformerLayer(nn.Module):
         self.activation: Callable[[Tensor], Tensor] = (
             F.gelu if cfg.activation_fn == "gelu" else utils.get_activation_fn(str(cfg.activation_fn))
         )
-        self.self_attn: nn.Module = ConstantAttention(width)
+        self.self_attn: Union[SelfAttention, ReusedAttention, ConstantAttention] = ConstantAttention(width)
         if number in cfg.reuse_attention:
             self.self_attn = ReusedAttention(width, heads, cfg.attention_head_dim)
         elif heads:
@@ -71,7 +71,7 @@ class TransformerLayer(nn.Module):
                 width, heads, cfg.attention_head_dim, cfg.attention_dropout, bias_heads, numbers
             )
         self.fc1 = nn.Linear(width, ffn_dim) if ffn_dim else None
-        self.fc2 = ScaledLinear(ffn_dim, width) if ffn_dim else Constant(width)
+        self.fc2: Union[ScaledLinear, Constant] = ScaledLinear(ffn_dim, width) if ffn_dim else Constant(width)
         self.self_attn_layer_norm = nn.LayerNorm(width) if heads or not self.layer_norm_first else None
         self.final_layer_norm = nn.LayerNorm(width) if ffn_dim or not self.layer_norm_first else None
 
@@ -89,7 +89,7 @@ class TransformerLayer(nn.Module):
     def after(self, x: Tensor, y: Tensor, norm: Optional[nn.Module]) -> Tensor:
         """The residual stream x with a part's output y added: its norm in a post-norm model."""
         x = x + F.dropout(y, self.dropout, self.training)
-        return x if self.layer_norm_first else norm(x)
+        return x if self.layer_norm_first or norm is None else norm(x)
 
     def feed_forward(self, x: Tensor, gates: Optional[Tensor] = None) -> Tensor:
         """(batch, frames, width) to the same shape; gates (neurons,) or None."""

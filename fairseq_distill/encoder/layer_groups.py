@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from ..errors import UserError
-from .model import EncoderOutput
+from .model import EncoderOutput, require
 
 FEATURES = "f"
 Layer = Union[int, str]
@@ -114,7 +114,7 @@ def match_student_layers(
     """
 
     def match(layer: Layer) -> Layer:
-        return layer if layer == FEATURES else -(-layer * student_depth // teacher_depth)
+        return layer if isinstance(layer, str) else -(-layer * student_depth // teacher_depth)
 
     chosen = groups if average else [[layer] for layer in find_deepest(groups)]
     return [list(dict.fromkeys(map(match, group))) for group in chosen]
@@ -127,18 +127,18 @@ def find_deepest(groups: Sequence[Group]) -> List[Layer]:
 
 def layers_to_run(groups: Sequence[Collection[Layer]]) -> Set[int]:
     """Layer numbers whose hidden states the groups need, for `SpeechEncoder.encode(layers=...)`."""
-    return {layer for group in groups for layer in group if layer != FEATURES} or {0}
+    return {layer for group in groups for layer in group if not isinstance(layer, str)} or {0}
 
 
 def get_layer(output: EncoderOutput, layer: Layer) -> Tensor:
     """The hidden state (batch, frames, width) that a layer's number or "f" names."""
-    return output.features if layer == FEATURES else output.hidden[layer]
+    return output.features if isinstance(layer, str) else require(output.hidden[layer])
 
 
 def average_groups(output: EncoderOutput, groups: Sequence[Group]) -> List[Tensor]:
     """Mean over the layers of each group, each (batch, frames, width); of one layer, that layer itself."""
     states = [[get_layer(output, layer) for layer in group] for group in groups]
-    return [sum(group) / len(group) if len(group) > 1 else group[0] for group in states]
+    return [sum(group[1:], group[0]) / len(group) if len(group) > 1 else group[0] for group in states]
 
 
 def describe_groups(groups: Sequence[Group], student_groups: Sequence[Group]) -> Dict[str, str]:

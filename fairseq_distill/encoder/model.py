@@ -77,6 +77,21 @@ class EncoderOutput(NamedTuple):
     maps: Tuple[Optional[Tensor], ...] = ()
 
 
+def require(tensor: Optional[Tensor]) -> Tensor:
+    """A part of an `EncoderOutput`, for those who have asked for it; ValueError where it was not asked for."""
+    if tensor is None:
+        raise ValueError("the encoder was not asked for this output: name its layer in encode(layers=..., maps=...)")
+    return tensor
+
+
+class EncoderGates(nn.Module):
+    """What an encoder needs of its gates, see `SpeechEncoder.attach_gates`."""
+
+    def draw(self) -> GateValues:
+        """Gates for one forward pass."""
+        raise NotImplementedError
+
+
 class SpeechEncoder(HubertModel):
     """fairseq's HuBERT with convolutions and transformer of any shape, and the other families' arithmetic.
 
@@ -116,7 +131,7 @@ class SpeechEncoder(HubertModel):
         self.mask_emb = nn.Parameter(torch.empty(width).uniform_())
         self.encoder = TransformerEncoder(cfg)
         self.layer_norm = OpenLayerNorm(self.embed)
-        self.gates: Optional[nn.Module] = None
+        self.gates: Optional[EncoderGates] = None
         self._gates_of_pass: GateValues = NO_GATES  # only while fairseq's own forward runs
         self._build_masked_prediction(list(dictionaries))
 
@@ -243,9 +258,9 @@ class SpeechEncoder(HubertModel):
         values, padding_mask, gates = features
         x = values if mask_indices is None else self.mask_frames(values, mask_indices)
         hidden, found, padding_mask = self.encoder.run(x, padding_mask, keep, shown, gates)
-        x = self.encoder.finish(hidden[self.depth]) if self.depth in hidden else None
+        final = self.encoder.finish(hidden[self.depth]) if self.depth in hidden else None
         maps_by_layer = tuple(found.get(n) for n in numbers) if shown else ()
-        return EncoderOutput(x, tuple(hidden.get(n) for n in numbers), values, padding_mask, maps_by_layer)
+        return EncoderOutput(final, tuple(hidden.get(n) for n in numbers), values, padding_mask, maps_by_layer)
 
     def _check_numbers(self, keep: AbstractSet[int], maps: AbstractSet[int]) -> None:
         numbers = frozenset(range(self.depth + 1))
@@ -281,8 +296,8 @@ class SpeechEncoder(HubertModel):
             return features
         return GradMultiply.apply(features, self.feature_grad_mult)
 
-    def attach_gates(self, gates: nn.Module) -> None:
-        """Make `gates`, which has `draw()`, part of the encoder: every forward pass draws once and hands them on."""
+    def attach_gates(self, gates: EncoderGates) -> None:
+        """Make `gates` part of the encoder: every forward pass draws once and hands them on."""
         self.gates = gates
         # fairseq's forward calls these without gates
         for module in (self.layer_norm, self.post_extract_proj, self.encoder):

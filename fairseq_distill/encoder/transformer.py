@@ -1,6 +1,6 @@
 """The transformer of a speech encoder: positions, time reduction, and layers of any shape."""
 
-from typing import AbstractSet, Any, Dict, NamedTuple, Optional, Set
+from typing import AbstractSet, Any, Dict, NamedTuple, Optional, Sequence, Set, cast
 
 import numpy as np
 import torch
@@ -42,7 +42,8 @@ class TransformerEncoder(nn.Module):
             # at this level, so that no layer's heads are needed for the others'
             heads = cfg.encoder_attention_heads
             self.relative_attention_bias = RelativePositionBias(cfg.num_buckets, cfg.max_distance, heads)
-        self.layers = nn.ModuleList(TransformerLayer(cfg, number) for number in range(1, cfg.encoder_layers + 1))
+        layers = nn.ModuleList(TransformerLayer(cfg, number) for number in range(1, cfg.encoder_layers + 1))
+        self.layers = cast(Sequence[TransformerLayer], layers)  # torch's type does not say of what
         self.layer_norm = nn.LayerNorm(cfg.encoder_embed_dim)
         self.apply(_initialize)
 
@@ -122,6 +123,7 @@ class TransformerEncoder(nn.Module):
             if number in keep:
                 outputs.hidden[number] = x
             if number in maps:
+                assert attention_map is not None, f"layer {number} has no heads"
                 outputs.maps[number] = attention_map.mean(1)
         return outputs
 

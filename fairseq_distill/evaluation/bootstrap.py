@@ -5,9 +5,10 @@ is kept as how often it holds each item, so that a figure of many draws is a pro
 between percentiles of the figure over the draws.
 """
 
-from typing import Iterator, Sequence, Tuple
+from typing import Iterator, Tuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 from tqdm import tqdm
 
@@ -45,9 +46,7 @@ def percentile_interval(values: np.ndarray, level: float = 0.95) -> Tuple[float,
     return float(low), float(high)
 
 
-def ratio_interval(
-    part: Sequence[float], whole: Sequence[float], draws: int = DRAWS, seed: int = SEED
-) -> Tuple[float, float]:
+def ratio_interval(part: ArrayLike, whole: ArrayLike, draws: int = DRAWS, seed: int = SEED) -> Tuple[float, float]:
     """95 % interval of sum(part) / sum(whole) over items that are drawn again: a rate such as errors to words.
 
     Args:

@@ -1,16 +1,15 @@
 """Figures of a classifier from its decisions: accuracy and macro F1, with bootstrap intervals over utterances."""
 
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any, Dict, Tuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score, f1_score
 
 from .bootstrap import DRAWS, SEED, draw_counts, percentile_interval, ratio_interval
 
 
-def measure_classes(
-    predicted: Sequence[Any], labels: Sequence[Any], draws: int = DRAWS, seed: int = SEED
-) -> Dict[str, Any]:
+def measure_classes(predicted: ArrayLike, labels: ArrayLike, draws: int = DRAWS, seed: int = SEED) -> Dict[str, Any]:
     """Accuracy and macro F1 of decisions, each between 0 and 1, with their 95 % intervals.
 
     Macro F1 is scikit-learn's: the mean over the classes that occur among labels or decisions.
@@ -24,13 +23,13 @@ def measure_classes(
     Returns:
         "accuracy", "accuracy_bootstrap", "macro_f1" and "macro_f1_interval".
     """
-    predicted, labels = np.asarray(predicted), np.asarray(labels)
-    right = predicted == labels
+    found, true = np.asarray(predicted), np.asarray(labels)
+    right = found == true
     return {
-        "accuracy": float(accuracy_score(labels, predicted)),
+        "accuracy": float(accuracy_score(true, found)),
         "accuracy_bootstrap": list(ratio_interval(right, np.ones(len(right)), draws, seed)),
-        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
-        "macro_f1_interval": list(macro_f1_interval(predicted, labels, draws, seed)),
+        "macro_f1": float(f1_score(true, found, average="macro", zero_division=0)),
+        "macro_f1_interval": list(macro_f1_interval(found, true, draws, seed)),
     }
 
 

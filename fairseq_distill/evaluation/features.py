@@ -12,7 +12,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 import torch
@@ -175,7 +175,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write_cache(file: Path, pooled: PooledSplit) -> None:
-    arrays = {
+    arrays: Dict[str, Any] = {
         "features": pooled.features,
         "rows": np.array(list(pooled.unreadable), dtype=np.int64),
         "reasons": np.array(list(pooled.unreadable.values()), dtype=str),

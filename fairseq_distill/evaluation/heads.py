@@ -7,12 +7,12 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..data.labels import read_labels
 from ..data.manifest import Manifest, read_manifest
 from ..data.waves import process_waves
 from ..errors import UserError
+from ..multitask.model import MultitaskModel
 from ..multitask.task_list import TaskSettings
 from .classification import measure_classes
 from .trials import Trials, check_speakers, pair_all, read_trials
@@ -34,7 +34,9 @@ class HeadOutputs(NamedTuple):
     embeddings: np.ndarray  # (utterances, embedding)
 
 
-def evaluate_heads(model: nn.Module, data: Path, split: str = "test", trials: Optional[Path] = None) -> Dict[str, Any]:
+def evaluate_heads(
+    model: MultitaskModel, data: Path, split: str = "test", trials: Optional[Path] = None
+) -> Dict[str, Any]:
     """Measure each head that SPLIT.<label> is there for; utterances go through the model one by one, whole.
 
     Args:
@@ -137,7 +139,7 @@ def _measure_classes(outputs: HeadOutputs) -> Dict[str, Any]:
 def _choose_pairs(outputs: HeadOutputs, listed: Optional[Trials]) -> Tuple[Trials, Optional[int]]:
     """Pairs of utterances, and how many of the list had to be left out; None without a list."""
     if listed is None:
-        return pair_all(np.asarray(outputs.labels)), None
+        return pair_all(outputs.labels), None
     pairs = listed.keep(outputs.rows)
     return pairs, len(listed.same) - len(pairs.same)
 

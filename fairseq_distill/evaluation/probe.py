@@ -11,7 +11,7 @@ layer this is scikit-learn's LogisticRegression with C = 1 / (l2 * utterances).
 
 import logging
 from dataclasses import dataclass
-from typing import Tuple
+from typing import List, Tuple
 
 import numpy as np
 import torch
@@ -119,13 +119,13 @@ def choose_probe(
     Returns:
         (probe, its accuracy on the validation set).
     """
-    best, best_key = None, None
+    tried: List[Tuple[int, float, Probe]] = []
     for l2 in tqdm(L2_GRID, desc="probe, each strength of the penalty", unit="fit"):
         probe = fit_probe(*train, count, l2)
         right, loss = probe.score(*valid)
-        if best_key is None or (right, -loss) > best_key:
-            best, best_key = probe, (right, -loss)
-    return best, best_key[0] / len(valid[1])
+        tried.append((right, -loss, probe))
+    right, _, best = max(tried, key=lambda found: found[:2])
+    return best, right / len(valid[1])
 
 
 def accuracy_interval(right: int, utterances: int) -> Tuple[float, float]:

@@ -93,7 +93,7 @@ def evaluate_probe(
         **dict.fromkeys(["eer", "eer_layers", "eer_per_layer", "same_pairs", "different_pairs"]),
         **dict.fromkeys(["eer_interval", "min_dcf", "min_dcf_interval", "eer_speakers", "draws_left_out"]),
         "trials": trials_file and str(trials_file),
-        "trials_skipped": listed and len(listed.same) - len(trials.same),
+        "trials_skipped": None if listed is None or trials is None else len(listed.same) - len(trials.same),
         "bootstrap": {"draws": DRAWS, "seed": SEED},
         **reasons,
     }

@@ -17,14 +17,16 @@ positional convolution and by q, k, v and fc1 of every layer taken over. The siz
   over the channels; behind a group norm, which scales each channel by itself, s = 1.
 """
 
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
 from ..encoder.anatomy import WIDTH, Axis
-from ..encoder.convolution import ChannelNorm, ConvBlock, WeightNormConv
+from ..encoder.attention import SelfAttention
+from ..encoder.convolution import ChannelNorm, ConvBlock, PositionalConv, StackedPositionalConv, WeightNormConv
+from ..encoder.layer import Constant, ConstantAttention
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 
@@ -137,33 +139,37 @@ def list_readers(encoder: SpeechEncoder, layers: Sequence[int]) -> List[Reader]:
             before = transformer.layers[number - 2].final_layer_norm if number > 1 else transformer.layer_norm
             between = layer.self_attn_layer_norm
         attention = layer.self_attn
-        if hasattr(attention, "v_proj"):
-            projections = [
-                getattr(attention, name) for name in ("q_proj", "k_proj", "v_proj") if hasattr(attention, name)
-            ]
+        if not isinstance(attention, ConstantAttention):
+            projections = [attention.v_proj]
+            if isinstance(attention, SelfAttention):
+                projections = [attention.q_proj, attention.k_proj, attention.v_proj]
             norms = torch.cat([p.weight for p in projections]).norm(dim=0)
             readers.append(Reader(WIDTH, attention.v_proj, -1, norms, _size_behind(written, before)))
         if layer.fc1 is not None:
             readers.append(Reader(WIDTH, layer.fc1, -1, layer.fc1.weight.norm(dim=0), _size_behind(written, between)))
     for number in sorted(set(layers)):
         layer = transformer.layers[number - 1]
-        if hasattr(layer.self_attn, "v_proj"):
+        if not isinstance(layer.self_attn, ConstantAttention):
             out, value = layer.self_attn.out_proj, layer.self_attn.v_proj
             written = _square_rows(value).sqrt()
             readers.append(Reader(Axis("heads", number - 1), out, -1, out.weight.norm(dim=0), written))
-        if layer.fc1 is not None:
+        if layer.fc1 is not None and not isinstance(layer.fc2, Constant):
             written = _square_rows(layer.fc1).sqrt()
             readers.append(Reader(Axis("ffn", number - 1), layer.fc2, -1, layer.fc2.weight.norm(dim=0), written))
     return readers
 
 
-def _square_rows(module: nn.Module) -> Tensor:
+def _square_rows(module: Union[nn.Linear, nn.Conv1d, Constant]) -> Tensor:
     """(outputs,) squared norms of the weights that write each output, bias included; an empty part has a bias only."""
-    rows = module.weight.flatten(1).pow(2).sum(1) if hasattr(module, "weight") else 0
+    if isinstance(module, Constant):
+        return module.bias.pow(2)
+    rows = module.weight.flatten(1).pow(2).sum(1)
     return rows if module.bias is None else rows + module.bias.pow(2)
 
 
-def _size_behind(sizes: Tensor, norm: nn.Module) -> Tensor:
+def _size_behind(sizes: Tensor, norm: Union[nn.LayerNorm, nn.GroupNorm, None]) -> Tensor:
+    if norm is None:
+        return sizes
     relative = sizes / sizes.pow(2).mean().sqrt().clamp(min=1e-20)
     return ((relative * norm.weight).pow(2) + norm.bias.pow(2)).sqrt()
 
@@ -177,18 +183,26 @@ def _size_of_channels(block: ConvBlock) -> Tensor:
     return _size_behind(torch.ones_like(sizes), block.norm)
 
 
-def _find_positional_weights(module: nn.Module) -> Tuple[Tensor, Tensor, Tensor]:
+def _find_positional_weights(
+    module: Union[PositionalConv, StackedPositionalConv],
+) -> Tuple[Tensor, Tensor, Tensor]:
     """Of the positional convolutions: weight that reads the layers' channels, weight and bias that write them.
 
     Weights are (width, width / groups, kernel), as they act on the channels that come in.
     """
-    if isinstance(module, nn.ModuleList):
-        return module[0][0].weight, module[-1][0].weight, module[-1][0].bias
-    conv = module._modules["0"]
+    if isinstance(module, StackedPositionalConv):
+        first, last = module.convs[0], module.convs[-1]
+        return first.weight, last.weight, _get_bias(last)
+    norm, conv = module.norm, module.conv
     if isinstance(conv, WeightNormConv):
         weight = torch._weight_norm(conv.weight_v, conv.weight_g, 2)
         return weight, weight, conv.bias
-    norm, conv = conv, module._modules["1"]
+    assert norm is not None and norm.running_var is not None, "a plain convolution stands behind a batch norm"
     scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).view(conv.groups, 1, -1, 1)
     weight = (conv.weight.view(conv.groups, -1, *conv.weight.shape[1:]) * scale).view_as(conv.weight)
-    return weight, weight, conv.bias
+    return weight, weight, _get_bias(conv)
+
+
+def _get_bias(conv: nn.Conv1d) -> Tensor:
+    assert conv.bias is not None, "positional convolutions have a bias"
+    return conv.bias

@@ -83,12 +83,15 @@ def check_shapes(student: EncoderConfig, source: EncoderConfig) -> None:
 
 def keep_most_important(importance: Optional[Tensor], count: int) -> Optional[Tensor]:
     """Places (count,) of the largest of `importance` (places,), ascending; None if there are fewer."""
-    places = 0 if importance is None else len(importance)
-    if count > places:
-        return None
-    if count == places:
-        return torch.arange(places)
-    return torch.sort(importance, descending=True, stable=True).indices[:count].sort().values
+    values = torch.zeros(0) if importance is None else importance
+    return None if count > len(values) else _find_largest(values, count)
+
+
+def _find_largest(values: Tensor, count: int) -> Tensor:
+    """Places (count,) of the largest of `values` (places,), ascending."""
+    if count == len(values):
+        return torch.arange(count)
+    return torch.sort(values, descending=True, stable=True).indices[:count].sort().values
 
 
 def _add(chosen: Selection, axis: Axis, importance: Optional[Tensor], count: int) -> None:
@@ -99,7 +102,7 @@ def _add(chosen: Selection, axis: Axis, importance: Optional[Tensor], count: int
 
 def _keep_in_groups(importance: Tensor, count: int, groups: int) -> Tensor:
     size = len(importance) // groups
-    kept = [keep_most_important(part, count // groups) + g * size for g, part in enumerate(importance.split(size))]
+    kept = [_find_largest(part, count // groups) + g * size for g, part in enumerate(importance.split(size))]
     return torch.cat(kept)
 
 
@@ -111,12 +114,15 @@ def _select_channels(
 
     if structure(student) != structure(source):
         return {}
-    kept = {}
+    kept: Dict[Axis, Tensor] = {}
     for index, (channels, _, _) in enumerate(student.conv_layers):
         axis = find_conv_axis(student, index)
         if axis != WIDTH:  # the layers' channels are chosen already
-            kept[axis] = keep_most_important(importance[Axis("conv", index)], channels)
-    return {} if any(k is None for k in kept.values()) else kept
+            found = keep_most_important(importance[Axis("conv", index)], channels)
+            if found is None:
+                return {}
+            kept[axis] = found
+    return kept
 
 
 def _select_heads(
@@ -141,9 +147,9 @@ def _select_heads(
         candidates = [[h for h, number in enumerate(theirs) if number in left] for theirs in numbers]
     for chain in _find_chains(student, len(layers)):
         same = all(candidates[place] == candidates[chain[0]] for place in chain)
-        total = torch.stack([values[place].double().pow(2) for place in chain]).sum(0) if same else None
+        shared = torch.stack([values[place].double().pow(2) for place in chain]).sum(0) if same else None
         for place in chain:
-            value = (total if same else values[place])[candidates[place]]
+            value = (values[place] if shared is None else shared)[candidates[place]]
             kept = keep_most_important(value, student.heads[place])
             if kept is not None:
                 chosen.keep[Axis("heads", place)] = torch.tensor(candidates[place], dtype=torch.long)[kept]

@@ -126,7 +126,7 @@ def shape_like(config: EncoderConfig, like: str, depth: int, layers: Sequence[in
     names = FRONT_FIELDS if like == "front" else LAYER_FIELDS
     values = {name: getattr(config, name) for name in names}
     if like == "all":
-        names = ("encoder_layers", "layer_heads", "layer_ffn_dims", "layer_head_numbers")
+        names = ["encoder_layers", "layer_heads", "layer_ffn_dims", "layer_head_numbers"]
         values.update({name: getattr(config, name) for name in names})
     if like != "front":  # where the checkpoint has neither, they are the user's to choose
         if config.time_reduction > 1:

@@ -54,7 +54,7 @@ def find_groups(request: ClusterRequest, folder: Union[str, Path], device: str =
             "criterion.groups=auto needs criterion.clusters, the number of groups: fairseq-distill clusters shows the "
             "groups for every number, with a picture"
         )
-    groups = None
+    groups: List[List[int]] = []  # from the first process
     if distributed_utils.get_global_rank() == 0:
         groups = _read_or_compute(request, Path(folder) / FILE, device)
     if distributed_utils.get_global_world_size() > 1:
@@ -75,12 +75,19 @@ def _read_or_compute(request: ClusterRequest, path: Path, device: str) -> List[L
                 f"{path} was made for other settings ({', '.join(differs)} differ): remove it to find groups anew, or "
                 "give another checkpoint.save_dir"
             )
-        logger.info(f"groups of {path}: {format_groups(found.groups)}")
-        return found.groups
+        groups = _get_groups(found)
+        logger.info(f"groups of {path}: {format_groups(groups)}")
+        return groups
     found = compute_clusters(request, encoders, device)
     found.about["request"] = wanted
     write_clusters(path, found)
-    logger.info(f"layers clustered into {format_groups(found.groups)}, written to {path}")
+    groups = _get_groups(found)
+    logger.info(f"layers clustered into {format_groups(groups)}, written to {path}")
+    return groups
+
+
+def _get_groups(found: LayerClusters) -> List[List[int]]:
+    assert found.groups is not None, "the request has a number of clusters"
     return found.groups
 
 

@@ -26,7 +26,7 @@ Memory: 8 bytes x (width + 2)^2 x pairs, 0.43 GB for HuBERT Base and 2.7 GB for 
 however long the audio is.
 """
 
-from typing import Dict, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class CrossProducts:
 
     def __init__(self, pairs: Sequence[Pair]):
         alone = {(state, state) for pair in pairs for state in pair}
-        self.sums: Dict[Pair, Tensor] = dict.fromkeys(sorted({*pairs} | alone))
+        self.sums: Dict[Pair, Optional[Tensor]] = dict.fromkeys(sorted({*pairs} | alone))
         self.shifts: Sequence[Tensor] = ()
 
     def add(self, states: Sequence[Tensor]) -> None:
@@ -74,7 +74,7 @@ class CrossProducts:
             for number, state in enumerate(states):
                 self._check_varies(state, f"h[{number}]" + (f" of the {whose} encoder" if rows != columns else ""))
         estimate = estimate_hsic if debiased else sum_hsic
-        hsic = {pair: estimate(total) for pair, total in self.sums.items()}
+        hsic = {pair: estimate(total) for pair, total in self.sums.items() if total is not None}
         values = np.empty((len(rows), len(columns)))
         for i, one in enumerate(rows):
             for j, other in enumerate(columns):
@@ -86,7 +86,7 @@ class CrossProducts:
         """Refuse a state that has no similarity with anything, not even with itself."""
         total = self.sums[state, state]
         frames = 0 if total is None else int(total[-1, -1])
-        if frames < MIN_FRAMES:
+        if total is None or frames < MIN_FRAMES:
             raise UserError(f"{frames} frames are too few to compare layers by: give more audio")
         variance = float(total[-2, -1] - total[:-2, -1].square().sum() / frames) / frames
         if not np.isfinite(variance):

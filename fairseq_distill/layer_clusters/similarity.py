@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..encoder.model import SpeechEncoder
+from ..encoder.model import SpeechEncoder, require
 from ..errors import UserError
 from .cosines import Cosines
 from .cross_products import CrossProducts
@@ -166,7 +166,7 @@ def _run(
         place = next(encoder.parameters())
         mask = None if padding_mask is None else padding_mask.to(place.device)
         output = encoder.encode(source.to(place.device, place.dtype), mask)
-        states += output.hidden
+        states += [require(state) for state in output.hidden]
         masks += [] if output.padding_mask is None else [output.padding_mask.cpu()]
     frames = min(state.size(1) for state in states)
     valid = torch.ones(len(source), frames, dtype=torch.bool)

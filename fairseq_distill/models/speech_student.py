@@ -21,7 +21,7 @@ from ..initialization.layer_choice import LAYER_CHOICES
 from ..initialization.selection import WIDTH_CHOICES
 from ..initialization.start import LIKE_INIT, STANDALONE, Start
 from ..pruning.expected_size import METRICS
-from ..pruning.gates import add_gates
+from ..pruning.gates import add_gates, get_gates
 from ..pruning.size_loss import SizeLoss
 from ..run.settings import find_run, settle
 
@@ -160,7 +160,9 @@ class SpeechStudent(SpeechEncoder):
             start.copy_into(model)
         return model
 
-    def forward(self, source: Tensor, padding_mask: Optional[Tensor] = None, predict: bool = False, **options: Any):
+    def forward(  # type: ignore[override]  # whoever calls either names the options
+        self, source: Tensor, padding_mask: Optional[Tensor] = None, predict: bool = False, **options: Any
+    ):
         """With `predict`, a `StudentOutput` (see `predict`); otherwise as `SpeechEncoder.forward`.
 
         Both go through here: DistributedDataParallel sees no other method.
@@ -191,6 +193,7 @@ class SpeechStudent(SpeechEncoder):
             units: of masked prediction, which takes a second pass through the layers, or None.
         """
         features = self.compute_features(source, padding_mask)
+        assert self.prediction_head is not None, "without groups, nothing is predicted"
         states = predict_groups(self, self.prediction_head, self.plan, features, mask_indices)
         return StudentOutput(states, None if units is None else predict_units(self, features, units))
 
@@ -198,12 +201,12 @@ class SpeechStudent(SpeechEncoder):
         """(losses, their names): fairseq's own, and in training with gates what pushes the size to its target."""
         losses, names = super().get_extra_losses(net_output) if isinstance(net_output, dict) else ([], [])
         if self.size_loss is not None and self.training:
-            losses, names = [*losses, self.size_loss(self.gates)], [*names, "size"]
+            losses, names = [*losses, self.size_loss(get_gates(self))], [*names, "size"]
         return losses, names
 
     def describe_gates(self) -> Dict[str, Tensor]:
         """Scalars to log of the gates: expected and target sparsity, multipliers, what is left; empty without gates."""
-        return {} if self.size_loss is None else self.size_loss.describe(self.gates)
+        return {} if self.size_loss is None else self.size_loss.describe(get_gates(self))
 
     def set_num_updates(self, num_updates: int) -> None:
         """Fairseq tells the number of updates done so far: the target of the size depends on it."""
@@ -237,7 +240,8 @@ class SpeechStudent(SpeechEncoder):
                 f"student layers {deepest + 1} to {self.depth} predict nothing and stay as they start: "
                 "give criterion.groups the teacher's last layer, or the student fewer layers"
             )
-            self.encoder.layers[deepest:].requires_grad_(False)
+            for layer in self.encoder.layers[deepest:]:
+                layer.requires_grad_(False)
 
     def remove_pretraining_modules(self) -> None:
         """Drop what fine-tuning does not need: fairseq's masked prediction and the heads. Gates stay as they are."""
@@ -247,4 +251,4 @@ class SpeechStudent(SpeechEncoder):
             logger.warning(
                 "this student's gates are not cut (fairseq-distill prune does it); they are kept as they are"
             )
-            self.gates.freeze()
+            get_gates(self).freeze()

@@ -6,7 +6,7 @@ and draws from NumPy's global generator. Random crops are fairseq's own (`task.m
 
 import logging
 from fractions import Fraction
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ class Augmentation:
         self,
         speeds: Sequence[float] = (),
         noise: Optional[NoiseManifest] = None,
-        snr: Tuple[float, float] = (0.0, 15.0),
+        snr: Sequence[float] = (0.0, 15.0),
         noise_probability: float = 1.0,
         min_samples: int = 1,
     ):
@@ -100,7 +100,7 @@ class Augmentation:
             raise UserError(f"task.noise_snr={list(snr)} must be the lowest and the highest ratio, in dB")
         if not 0 <= noise_probability <= 1:
             raise UserError(f"task.noise_probability={noise_probability} must be from 0 to 1")
-        self.speeds, self.noise, self.snr = list(speeds), noise, tuple(snr)
+        self.speeds, self.noise, self.snr = list(speeds), noise, (snr[0], snr[1])
         self.noise_probability, self.min_samples = noise_probability, min_samples
 
     def __call__(self, wave: Tensor, epoch: int, row: int) -> Tensor:

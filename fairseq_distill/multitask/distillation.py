@@ -1,7 +1,7 @@
 """Distillation beside the tasks (OS-KDFT, 2305.17394): teacher layers predicted from the same waves, and adapters."""
 
 from contextlib import contextmanager
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterable, Iterator
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,11 +49,12 @@ class Adapter(nn.Module):
 
 
 @contextmanager
-def attach(encoder: SpeechEncoder, adapters: Sequence[nn.Module]) -> Iterator[None]:
+def attach(encoder: SpeechEncoder, adapters: Iterable[nn.Module]) -> Iterator[None]:
     """Add each adapter's output to that of its layer's feed-forward part, until the end of the block."""
     layers = list(encoder.encoder.layers)
     for layer, adapter in zip(layers, adapters):
-        layer.feed_forward = _add(layer.feed_forward, adapter)  # before the class's own
+        # before the class's own
+        layer.feed_forward = _add(layer.feed_forward, adapter)  # type: ignore[method-assign]
     try:
         yield
     finally:

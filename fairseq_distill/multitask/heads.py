@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..encoder.model import EncoderOutput
+from ..encoder.model import EncoderOutput, require
 from ..pruning.hard_concrete import Float32Module
 from .pooling import POOLINGS, PooledNorm, pool_mean
 from .task_list import ClassificationSettings, TaskSettings, VerificationSettings
@@ -51,7 +51,9 @@ class Head(nn.Module):
 
     def listen(self, output: EncoderOutput) -> Tensor:
         """What the head takes from the encoder, (batch, frames, width)."""
-        return output.x if self.layer_sum is None else self.layer_sum(output.hidden)
+        if self.layer_sum is None:
+            return require(output.x)
+        return self.layer_sum([require(state) for state in output.hidden])
 
     def embed(self, output: EncoderOutput, labelled: Optional[Tensor] = None) -> Tensor:
         """One vector an utterance, (batch, embedding); labelled (batch,) are those that count in batch statistics."""
@@ -68,6 +70,8 @@ class Head(nn.Module):
 
 class ClassificationHead(Head):
     """Mean over frames and a linear layer; with `hidden`, a layer on every frame before the mean (as SUPERB has)."""
+
+    settings: ClassificationSettings
 
     def __init__(self, settings: ClassificationSettings, width: int, depth: int, classes: int):
         super().__init__(settings, width, depth)
@@ -94,6 +98,8 @@ class ClassificationHead(Head):
 
 class VerificationHead(Head):
     """Pooled statistics, a linear embedding, and scale * cosine between it and a vector for each class."""
+
+    settings: VerificationSettings
 
     def __init__(self, settings: VerificationSettings, width: int, depth: int, classes: int):
         super().__init__(settings, width, depth)

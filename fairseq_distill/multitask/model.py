@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, cast
 
 import torch
 from fairseq.models import BaseFairseqModel
@@ -14,9 +14,9 @@ from ..distillation.states import GroupStates
 from ..encoder.config import EncoderConfig
 from ..encoder.model import EncoderOutput, SpeechEncoder
 from ..errors import UserError
-from ..pruning.gates import add_gates
+from ..pruning.gates import add_gates, get_gates
 from .distillation import Adapter, TeacherHeads, attach
-from .heads import TaskUncertainty, build_head, needs_last, needs_sum
+from .heads import Head, TaskUncertainty, build_head, needs_last, needs_sum
 from .settings import SpeechMultitaskConfig
 from .task_list import TaskSettings, parse_tasks
 
@@ -57,11 +57,10 @@ class MultitaskModel(BaseFairseqModel):
         self.encoder.exact_padding = cfg.exact_padding
         add_gates(self.encoder)
         if self.encoder.gates is not None:
-            self.encoder.gates.freeze()
+            get_gates(self.encoder).freeze()
         width, depth = self.cfg.encoder_embed_dim, self.encoder.depth
-        self.heads = nn.ModuleDict(
-            {task.name: build_head(task, width, depth, len(classes[task.name])) for task in self.tasks}
-        )
+        heads = {task.name: build_head(task, width, depth, len(classes[task.name])) for task in self.tasks}
+        self.heads = cast(Mapping[str, Head], nn.ModuleDict(heads))  # torch's type does not say of what
         self.plan = PredictionPlan.from_settings(cfg, depth)
         self.prediction_head = TeacherHeads(self.cfg, self.plan) if self.plan.groups else None
         self.adapters = None
@@ -125,13 +124,17 @@ class MultitaskModel(BaseFairseqModel):
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
             features = self.encoder.compute_features(source, padding_mask)
-            plain = output = None
-            if predict or self.adapters is None:
-                plain = output = self.encoder.encode_features(features, self._layers)
-            if self.adapters is not None:
+            if self.adapters is None:
+                output = self.encoder.encode_features(features, self._layers)
+                plain: Optional[EncoderOutput] = output
+            else:
+                plain = self.encoder.encode_features(features, self._layers) if predict else None
                 with attach(self.encoder, self.adapters):
                     output = self.encoder.encode_features(features, self._layers)
-        states = self.prediction_head(plain) if predict else None
+        states = None
+        if predict:
+            assert self.prediction_head is not None, "without groups, nothing is predicted"
+            states = self.prediction_head(plain)
         rows = [None] * len(self.tasks) if labelled is None else labelled.unbind(1)
         embeddings = {name: head.embed(output, own) for (name, head), own in zip(self.heads.items(), rows)}
         scores = {name: head.score(embeddings[name]) for name, head in self.heads.items()}

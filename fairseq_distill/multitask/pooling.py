@@ -1,6 +1,6 @@
 """From the frames of an utterance to one vector: mean, standard deviation, attention; padding never counts."""
 
-from typing import Optional
+from typing import Dict, Optional, Type, Union
 
 import torch
 import torch.nn.functional as F
@@ -103,4 +103,7 @@ class PooledNorm(Float32Module):
         return norm(x) if labelled is None else torch.zeros_like(x).masked_scatter(labelled.unsqueeze(1), norm(rows))
 
 
-POOLINGS = {"statistics": StatisticsPooling, "attentive": AttentiveStatisticsPooling}
+POOLINGS: Dict[str, Type[Union[StatisticsPooling, AttentiveStatisticsPooling]]] = {
+    "statistics": StatisticsPooling,
+    "attentive": AttentiveStatisticsPooling,
+}

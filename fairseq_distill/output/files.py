@@ -7,7 +7,7 @@ from typing import Callable, Union
 from ..errors import UserError
 
 
-def write_whole(path: Union[str, Path], write: Callable[[Path], None]) -> None:
+def write_whole(path: Union[str, Path], write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, of the same ending, and put it in the place of `path`; makes the folder.
 
     Raises:

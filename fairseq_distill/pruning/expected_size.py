@@ -33,6 +33,9 @@ class ExpectedSize(nn.Module):
         total: size of the whole encoder.
     """
 
+    pairs: Tensor
+    weights: Tensor
+
     def __init__(self, cfg: EncoderConfig, metric: str):
         super().__init__()
         sizes = {name: sizes for name, sizes in count_places(cfg).items() if not PRUNABLE[name].whole}

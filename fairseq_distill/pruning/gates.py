@@ -1,13 +1,13 @@
 """The gates of an encoder: one for each conv channel, head, FFN neuron or whole part, as `cfg.prune` says."""
 
-from typing import Dict, NamedTuple
+from typing import Dict, List, Mapping, NamedTuple, Tuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..encoder.anatomy import Axis, GateValues, list_gated_axes
 from ..encoder.config import PRUNABLE, EncoderConfig, count_places
-from ..encoder.model import SpeechEncoder
+from ..encoder.model import EncoderGates, SpeechEncoder
 from ..errors import UserError
 from .hard_concrete import HardConcrete
 
@@ -27,7 +27,7 @@ class Expected(NamedTuple):
     any: Dict[str, Tensor]
 
 
-class Gates(nn.Module):
+class Gates(EncoderGates):
     """Gates of an encoder; see `SpeechEncoder.attach_gates` for how they reach what reads them.
 
     The gate of a conv channel, a head or an FFN neuron scales the weights that read it: the next convolution's,
@@ -52,7 +52,8 @@ class Gates(nn.Module):
         sizes = {
             name: [self.axes[name].get(Axis(name, i), 0) for i in range(len(self.full[name]))] for name in cfg.prune
         }
-        self.kinds = nn.ModuleDict({n: HardConcrete(s, INITIAL_DROP[n]) for n, s in sizes.items() if sum(s)})
+        kinds = nn.ModuleDict({n: HardConcrete(s, INITIAL_DROP[n]) for n, s in sizes.items() if sum(s)})
+        self.kinds = cast(Mapping[str, HardConcrete], kinds)  # torch's type does not say of what
 
     def freeze(self) -> None:
         """Keep the gates as they are in evaluation, whatever the mode of the model around them."""
@@ -119,6 +120,13 @@ def add_gates(encoder: SpeechEncoder) -> None:
         encoder.attach_gates(Gates(encoder.cfg))
 
 
-def _list_parts():
+def get_gates(encoder: SpeechEncoder) -> Gates:
+    """The gates of an encoder that has some; ValueError if it has none."""
+    if not isinstance(encoder.gates, Gates):
+        raise ValueError("this encoder has no gates")
+    return encoder.gates
+
+
+def _list_parts() -> List[Tuple[str, str]]:
     """(name of a part with a gate of its own, name of what is within)."""
     return [(name, kind.whole) for name, kind in PRUNABLE.items() if kind.whole]

@@ -66,7 +66,7 @@ class HardConcrete(Float32Module):
         self.sizes = list(sizes)
         mean = math.log(1 - drop) - math.log(drop)
         self.log_alpha = nn.Parameter(mean + 0.01 * torch.randn(sum(self.sizes)))
-        self.log_alpha.param_group = "gates"
+        self.log_alpha.param_group = "gates"  # type: ignore[attr-defined]  # for fairseq's composite optimizer
 
     def forward(self) -> Sequence[Tensor]:
         """The gates of each layer, (places,): a new sample in training, the same every time in evaluation."""

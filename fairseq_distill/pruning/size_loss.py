@@ -11,6 +11,7 @@ from ..encoder.anatomy import Axis
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 from .expected_size import ExpectedSize
+from .gates import Gates, get_gates
 from .hard_concrete import Float32Module
 
 
@@ -33,13 +34,14 @@ class SizeLoss(Float32Module):
     def __init__(self, encoder: SpeechEncoder, metric: str, target: float, warmup: int, lambda2: float = 0.0):
         super().__init__()
         self.lambda1, self.lambda2 = nn.Parameter(torch.zeros(())), nn.Parameter(torch.tensor(float(lambda2)))
-        self.lambda1.param_group = self.lambda2.param_group = "multipliers"
+        for multiplier in (self.lambda1, self.lambda2):
+            multiplier.param_group = "multipliers"  # type: ignore[attr-defined]  # for fairseq's composite optimizer
         self.size = ExpectedSize(encoder.cfg, metric)
         self.final_target, self.warmup = target, warmup
         self.num_updates = 0
         if not 0 <= target <= 1:
             raise UserError(f"model.target_sparsity={target} must be a fraction of the size, from 0 to 1")
-        limit = self.find_limit(encoder.gates)
+        limit = self.find_limit(get_gates(encoder))
         if target >= limit:
             raise UserError(
                 f"model.target_sparsity={target} cannot be reached: with every gate of "
@@ -51,18 +53,18 @@ class SizeLoss(Float32Module):
         """Target of the current update."""
         return self.final_target * min(1.0, self.num_updates / max(1, self.warmup))
 
-    def forward(self, gates: nn.Module) -> Tensor:
+    def forward(self, gates: Gates) -> Tensor:
         """The loss, a scalar in float32."""
         excess = self.measure_sparsity(gates).float() - self.target
         lambda1, lambda2 = GradMultiply.apply(self.lambda1, -1.0), GradMultiply.apply(self.lambda2, -1.0)
         return lambda1 * excess + lambda2 * excess.square()
 
-    def measure_sparsity(self, gates: nn.Module) -> Tensor:
+    def measure_sparsity(self, gates: Gates) -> Tensor:
         """Expected sparsity, a scalar."""
         return 1.0 - self.size(gates.expect())
 
     @torch.no_grad()
-    def find_limit(self, gates: nn.Module) -> float:
+    def find_limit(self, gates: Gates) -> float:
         """Sparsity with every gate closed."""
         closed = copy.deepcopy(gates)
         for log_alpha in closed.parameters():
@@ -70,7 +72,7 @@ class SizeLoss(Float32Module):
         return float(self.measure_sparsity(closed))
 
     @torch.no_grad()
-    def describe(self, gates: nn.Module) -> Dict[str, Tensor]:
+    def describe(self, gates: Gates) -> Dict[str, Tensor]:
         """Scalars to log: sparsity, target, multipliers, expected numbers of channels, heads and neurons left."""
         expected = gates.expect()
         values = {

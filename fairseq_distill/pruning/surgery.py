@@ -9,6 +9,7 @@ from ..encoder.anatomy import Axis, Keep, list_rows, select_tensors
 from ..encoder.config import PRUNABLE, EncoderConfig, count_places, resize
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
+from .gates import get_gates
 
 
 class PrunedEncoder(NamedTuple):
@@ -28,7 +29,7 @@ def prune_encoder(encoder: SpeechEncoder) -> PrunedEncoder:
     Raises:
         UserError: a convolution would keep no channel, or no layer any head or neuron: nothing would be left to run.
     """
-    gates = encoder.gates.eval().draw()
+    gates = get_gates(encoder).eval().draw()
     keep = {axis: gate.nonzero().flatten() for axis, gate in gates.items()}
     config = shrink_config(encoder.cfg, keep)
     weights = {key: value for key, value in encoder.state_dict().items() if not key.startswith("gates.")}

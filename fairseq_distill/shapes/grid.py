@@ -1,6 +1,5 @@
 """The grid of student shapes, and the search for those that fit a budget."""
 
-import dataclasses
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..encoder.config import KIND_FIELDS, EncoderConfig
@@ -72,7 +71,7 @@ def find_shapes(
     for stack, spec in list_stacks(kind.conv_feature_layers).items():
         for ratio in RATIOS:
             widths = []
-            for cfg in _list_widths(dataclasses.replace(kind, conv_feature_layers=spec), head_dim, ratio):
+            for cfg in _list_widths(kind.with_settings(conv_feature_layers=spec), head_dim, ratio):
                 widths.append((cfg, count_size(cfg, seconds), count_size(_deepen(cfg, 2), seconds)))
                 if budget.measure_use(widths[-1][1]) > 2:
                     break  # wider ones are further off, at any depth
@@ -102,8 +101,7 @@ def _list_widths(kind: EncoderConfig, head_dim: int, ratio: int) -> Iterator[Enc
     for width in range(kind.conv_pos_groups, WIDEST + 1, kind.conv_pos_groups):
         heads = choose_heads(width, head_dim)
         if heads and width % 8 == 0:
-            yield dataclasses.replace(
-                kind,
+            yield kind.with_settings(
                 encoder_layers=1,
                 encoder_embed_dim=width,
                 encoder_ffn_embed_dim=ratio * width,
@@ -112,9 +110,13 @@ def _list_widths(kind: EncoderConfig, head_dim: int, ratio: int) -> Iterator[Enc
 
 
 def _deepen(cfg: EncoderConfig, depth: int) -> EncoderConfig:
-    return dataclasses.replace(cfg, encoder_layers=depth)
+    return cfg.with_settings(encoder_layers=depth)
 
 
 def _extrapolate(one: Size, two: Size, depth: int) -> Size:
     """The size with `depth` layers, all alike, from those with one and with two."""
-    return Size(*(a + (depth - 1) * (b - a) for a, b in zip(one, two)))
+    more = depth - 1
+    return Size(
+        one.parameters + more * (two.parameters - one.parameters),
+        one.macs_per_second + more * (two.macs_per_second - one.macs_per_second),
+    )

@@ -1,6 +1,5 @@
 """Students that papers have published, as shapes."""
 
-import dataclasses
 from typing import List, NamedTuple, Sequence, Tuple
 
 from ..encoder.config import EncoderConfig
@@ -28,8 +27,7 @@ class Student(NamedTuple):
 
     def make_config(self, kind: EncoderConfig) -> EncoderConfig:
         """The student's settings, for a teacher of `kind`."""
-        return dataclasses.replace(
-            kind,
+        return kind.with_settings(
             encoder_layers=self.layers,
             encoder_embed_dim=self.width,
             encoder_ffn_embed_dim=self.ffn,
