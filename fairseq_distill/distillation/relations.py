@@ -33,8 +33,8 @@ def relate(one: Tensor, other: Tensor) -> Tensor:
     """Inner products of all frames of `one` with all of `other`, over the width: (batch, frames, frames), float32.
 
     With both the same hidden state it is STaR's layer-wise temporal Gram matrix, with a layer's input and output its
-    intra-layer one (2312.09040). The division, which makes matrices of different widths comparable, is ours: how the
-    paper scales them is not known to us.
+    intra-layer one (2312.09040). The division, which makes matrices of different widths comparable, is ours
+    (docs/papers/others.md).
 
     Args:
         one: (batch, frames, width).

@@ -21,7 +21,7 @@ class LayerClusters:
     """A tree over layers, and the groups it was cut into.
 
     SKILL (arXiv 2402.16830) clusters a teacher's layers bottom-up by CKA; the number of clusters is its one setting.
-    Its linkage, its data and its clusters are not known to us: those found here are the data's, not the paper's.
+    Its linkage, its data and its clusters are not known (docs/papers/skill.md): those found here are the data's.
 
     Attributes:
         similarity: of all hidden states of the encoder, h[0] to h[L].

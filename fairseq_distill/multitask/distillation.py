@@ -34,7 +34,7 @@ class TeacherHeads(nn.Module):
 class Adapter(nn.Module):
     """A bottleneck beside a feed-forward part: width to `bottleneck`, ReLU, back; it starts as nothing.
 
-    OS-KDFT's noise on the bottleneck is left out: its size is not known to us.
+    OS-KDFT's noise on the bottleneck, of which we know no size, is left out.
     """
 
     def __init__(self, width: int, bottleneck: int):
