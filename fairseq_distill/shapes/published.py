@@ -39,10 +39,10 @@ class Student(NamedTuple):
 
 
 # Deep versus Wide (2207.06867): 12-L HALF and 3-L ONE; 6-L HALF, 3-L HALF and 12-L QUARTER are named by us after the
-# sizes of its students in a figure of STaR (2312.09040). Their numbers of heads are ours (docs/papers/deep_versus_wide.md).
-# LightHuBERT (2203.15610), FitHuBERT (2207.00555; its 22.49 M count a head and an upsampler too), ARMHuBERT and
-# MaskHuBERT (2305.11685; their 26.45, 22.39 and 26.64 M count twelve heads too), STaRHuBERT (2312.09040; its FFN widths
-# follow from its sizes), DistilHuBERT (2110.01900).
+# sizes of its students in a figure of STaR (2312.09040). Their numbers of heads are ours
+# (docs/papers/deep_versus_wide.md). LightHuBERT (2203.15610), FitHuBERT (2207.00555; its 22.49 M count a head and an
+# upsampler too), ARMHuBERT and MaskHuBERT (2305.11685; their 26.45, 22.39 and 26.64 M count twelve heads too),
+# STaRHuBERT (2312.09040; its FFN widths follow from its sizes), DistilHuBERT (2110.01900).
 PUBLISHED = (
     Student("12-L HALF", 12, 384, 1536, 6),
     Student("LightHuBERT Small", 12, 384, 1536, 6),
