@@ -14,9 +14,14 @@ def find_run(part: Any) -> Any:
     return {} if root is None else root
 
 
+def find_section(run: Any, section: str) -> Any:
+    """A section of a run's settings, or None; asked for a missing one by `get`, omegaconf 2.0's structs raise."""
+    return run[section] if section in run else None
+
+
 def read_run_settings(part: Any, section: str, defaults: Any) -> Any:
     """Another section of the run that `part` belongs to, over `defaults`, a dataclass; other fields are left out."""
-    given = find_run(part).get(section)
+    given = find_section(find_run(part), section)
     if not OmegaConf.is_dict(given):
         given = {}
     return OmegaConf.merge(defaults, {key: given[key] for key in given if key in defaults.__dataclass_fields__})
@@ -34,7 +39,7 @@ def settle(run: Any, section: str, values: Mapping[str, Any], reason: str, copy:
         reason: where they come from, for the log.
         copy: the section as fairseq handed it over, a merged copy: it gets the values too.
     """
-    targets = [target for target in (copy, run.get(section)) if OmegaConf.is_dict(target)]
+    targets = [target for target in (copy, find_section(run, section)) if OmegaConf.is_dict(target)]
     for key, value in values.items():
         stale = [target for target in targets if key not in target or target[key] != value]
         for target in stale:

@@ -23,7 +23,7 @@ from ..multitask.settings import SpeechMultitaskCriterionConfig
 from ..multitask.task_list import parse_tasks
 from ..run.audio_task import AudioTask, AudioTaskConfig
 from ..run.paths import find_file, make_absolute
-from ..run.settings import find_run, read_run_settings, settle
+from ..run.settings import find_run, find_section, read_run_settings, settle
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class SpeechMultitaskTask(AudioTask):
         self._teacher: Optional[Teacher] = None
         self.plan = PredictionPlan()
         self._exact_padding = False
-        self.train_split = find_run(cfg).get("dataset", {}).get("train_subset", "train")
+        self.train_split = (find_section(find_run(cfg), "dataset") or {}).get("train_subset", "train")
         self.state.add_factory("classes", self._collect_classes)
 
     @property
@@ -106,7 +106,7 @@ class SpeechMultitaskTask(AudioTask):
         """Load the manifests SPLIT.tsv and their labels; what is broken in them is reported, skipped and counted."""
         cfg = task_cfg or self.cfg
         training = split == self.train_split
-        if not training and find_run(self.cfg).get("dataset", {}).get("disable_validation"):
+        if not training and (find_section(find_run(self.cfg), "dataset") or {}).get("disable_validation"):
             return  # fairseq loads it, and never looks at it
         min_samples = max(cfg.min_sample_size or 0, self.min_samples)
         self.datasets[split] = load_multitask_dataset(

@@ -49,7 +49,7 @@ def test_stage_1_reaches_its_target_and_logs_the_way(folder):
 def test_pruned_student_has_the_same_held_out_loss_and_stage_2_goes_on_from_there(folder, capsys):
     stage1, pruned = last(folder / "stage1"), folder / "pruned.pt"
     assert main(["prune", str(stage1), str(pruned)]) == 0
-    assert "units" in capsys.readouterr().out
+    assert "FFN neurons" in capsys.readouterr().out
     before, after = validate(stage1, folder / "data"), validate(pruned, folder / "data")
     for name in ("valid_loss", "valid_l1_f", "valid_cosine_1", "valid_l1_3"):
         assert float(after[name]) == pytest.approx(float(before[name]), abs=2e-4)
