@@ -16,7 +16,7 @@ def find_run(part: Any) -> Any:
 
 def find_section(run: Any, section: str) -> Any:
     """A section of a run's settings, or None; asked for a missing one by `get`, omegaconf 2.0's structs raise."""
-    return run[section] if section in run else None
+    return run[section] if section in run else None  # noqa: SIM401
 
 
 def read_run_settings(part: Any, section: str, defaults: Any) -> Any:
