@@ -1,4 +1,10 @@
-"""`fairseq-distill clusters`: which layers of a teacher are similar."""
+"""Compare the layers of a teacher on your speech, and group those that are similar.
+
+Every two hidden states are compared by linear CKA, on a random part of their frames; the layers are clustered bottom-up
+by 1 - similarity. The table shows the groups for every number of clusters and the mean silhouette of each; nothing is
+chosen unless --clusters or --height says so. This is the idea of SKILL (arXiv 2402.16830), whose own linkage, data and
+clusters we do not know: groups found here are your data's.
+"""
 
 import argparse
 from pathlib import Path
@@ -24,15 +30,6 @@ from ..layer_clusters.storage import write_clusters
 HELP = "similarities of a teacher's layers, their tree of clusters, and groups of layers to distil from"
 CRITERION = "highest mean silhouette"
 
-_DESCRIPTION = """\
-Compare the layers of a teacher on your speech, and group those that are similar.
-
-Every two hidden states are compared by linear CKA, on a random part of their frames; the layers are clustered bottom-up
-by 1 - similarity. The table shows the groups for every number of clusters and the mean silhouette of each; nothing is
-chosen unless --clusters or --height says so. This is the idea of SKILL (arXiv 2402.16830), whose own linkage, data and
-clusters we do not know: groups found here are your data's.
-"""
-
 EPILOG = """\
 MANIFEST is fairseq's audio manifest: the audio root, then PATH<TAB>SAMPLES a line, 16 kHz. Utterances are drawn at
 random, one at a time; of one longer than 20 s, 20 s are taken.
@@ -48,7 +45,6 @@ maintained library has it in a form that streams.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and its help."""
-    parser.description = _DESCRIPTION
     parser.add_argument("teacher", metavar="TEACHER", type=Path, help="any checkpoint that fairseq-distill info reads")
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="speech, such as train.tsv")
     where = parser.add_mutually_exclusive_group()

@@ -1,4 +1,8 @@
-"""`fairseq-distill similarity`: how similar each layer of a student is to each of its teacher's layers."""
+"""Compare every hidden state of a student (rows) with every one of its teacher (columns) on the same speech.
+
+Widths and depths may differ, as linear CKA needs no common axes; frame rates may not. The comparison says which
+layers of a deep or a wide student took over what from which layers of the teacher.
+"""
 
 import argparse
 import json
@@ -14,13 +18,6 @@ from .clusters import add_sample_arguments, describe_comparison
 
 HELP = "layer by layer, how alike two encoders are"
 
-_DESCRIPTION = """\
-Compare every hidden state of a student (rows) with every one of its teacher (columns) on the same speech.
-
-Widths and depths may differ, as linear CKA needs no common axes; frame rates may not. The comparison says which
-layers of a deep or a wide student took over what from which layers of the teacher.
-"""
-
 EPILOG = """\
 MANIFEST is fairseq's audio manifest: the audio root, then PATH<TAB>SAMPLES a line, 16 kHz. Utterances are drawn at
 random, one at a time; of one longer than 20 s, 20 s are taken.
@@ -34,7 +31,6 @@ Layer 0 is what enters the first transformer layer, l is layer l's output.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and its help."""
-    parser.description = _DESCRIPTION
     parser.add_argument("student", metavar="STUDENT", type=Path, help="any checkpoint that fairseq-distill info reads")
     parser.add_argument("teacher", metavar="TEACHER", type=Path, help="another one")
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="speech, such as valid.tsv")

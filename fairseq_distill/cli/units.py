@@ -1,4 +1,11 @@
-"""`fairseq-distill units`: labels for masked prediction, k-means units of a teacher's layer."""
+"""Label speech with a teacher's units, k-means clusters of the frames of one of its layers.
+
+The labels are for training a student by HuBERT's own masked prediction (DiceHuBERT, arXiv 2507.02911; recipe
+dicehubert), or for task.label_dir of any stock hubert_pretraining.
+
+K-means (scikit-learn's MiniBatchKMeans) is fitted on the frames of one layer, on a random part of the first manifest;
+then every row of every manifest is labelled: DIR/<split>.km, DIR/dict.km.txt and DIR/units.json, all or none.
+"""
 
 import argparse
 from pathlib import Path
@@ -19,14 +26,6 @@ from ..units.labelling import Labelled, Labeller
 
 HELP = "k-means units of a teacher's layer, as labels for HuBERT's masked prediction"
 
-_DESCRIPTION = """\
-Label speech with a teacher's units, for training a student by HuBERT's own masked prediction (DiceHuBERT, arXiv
-2507.02911; recipe dicehubert) or for task.label_dir of any stock hubert_pretraining.
-
-K-means (scikit-learn's MiniBatchKMeans) is fitted on the frames of one layer, on a random part of the first manifest;
-then every row of every manifest is labelled: DIR/<split>.km, DIR/dict.km.txt and DIR/units.json, all or none.
-"""
-
 EPILOG = f"""\
 MANIFEST is fairseq's audio manifest: the audio root, then PATH<TAB>SAMPLES a line, 16 kHz; train.tsv is labelled in
 train.km, a line for each row. Of a wave over {LONGEST} s, parts of at most that go through the teacher.
@@ -45,7 +44,6 @@ layer 9 of HuBERT Base.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and its help."""
-    parser.description = _DESCRIPTION
     parser.add_argument("teacher", metavar="TEACHER", type=Path, help="any checkpoint that fairseq-distill info reads")
     parser.add_argument("manifests", metavar="MANIFEST", nargs="+", help="speech to label, such as train.tsv valid.tsv")
     parser.add_argument("--layer", metavar="L", type=int, required=True, help="which layer's frames")

@@ -16,7 +16,7 @@ import argparse
 import math
 import random
 from pathlib import Path
-from typing import Dict, List, Optional, Set
+from typing import Dict, List, Set
 
 from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..errors import UserError
@@ -58,31 +58,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
-    """Write the corpus as the command line asks."""
-    return write(source, folder, args.classes, args.test_set)
-
-
-def write(source: Path, folder: NewFolder, classes: str = "12", test_set: Optional[Path] = None) -> Report:
+def write(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
     """Write train, valid and test with .keyword and .speaker.
 
     Args:
+        args: as declared above.
         source: the unpacked corpus.
         folder: where to.
-        classes: "12" or "all", every word its own class and no silence.
-        test_set: the unpacked test split of the 12 classes, instead of the one by testing_list.txt.
 
     Raises:
-        UserError: `source` or `test_set` is not in the layout above, or nothing is left of a split.
+        UserError: `source` or the test set is not in the layout above, or nothing is left of a split.
     """
-    if classes == "all" and test_set is not None:
+    test_set = args.test_set
+    if args.classes == "all" and test_set is not None:
         raise UserError("--test-set is for the 12 classes: its other words are not told apart, as --classes all asks")
     report = Report()
     splits = _find_words(source, report.left_out)
     if test_set is not None:
         splits["test"] = _find_test_set(test_set)
     splits = {name: keep_usable(source, name, found, report.left_out) for name, found in splits.items()}
-    if classes == "12":
+    if args.classes == "12":
         absent = sorted(set(KEYWORDS) - {utterance.labels["keyword"] for utterance in splits["train"]})
         if len(absent) == len(KEYWORDS):
             raise UserError(
@@ -92,8 +87,7 @@ def write(source: Path, folder: NewFolder, classes: str = "12", test_set: Option
             report.notes.append(f"not in train: {', '.join(absent)}")
         _reduce_to_12(splits, report.left_out, official_test=test_set is not None)
         _add_silence(source, folder, splits, report, official_test=test_set is not None)
-    for name, utterances in splits.items():
-        report.write_split(folder, name, source, utterances)
+    report.write_splits(folder, source, splits)
     return report
 
 
@@ -165,9 +159,8 @@ def _add_silence(
     source: Path, folder: NewFolder, splits: Dict[str, List[Utterance]], report: Report, official_test: bool
 ) -> None:
     """Cut noise into seconds and add them to the splits, as many as a tenth of the ten words' utterances."""
-    noises = []
-    if (source / NOISE).is_dir():
-        noises = [Utterance(f"{NOISE}/{file.name}", {}) for file in list_files(source / NOISE, ".wav")]
+    files = list_files(source / NOISE, ".wav") if (source / NOISE).is_dir() else []
+    noises = [Utterance(f"{NOISE}/{file.name}", {}) for file in files]
     if not noises:
         raise UserError(f"{source / NOISE} has no .wav file to cut silence from: unpack it too, or give --classes all")
     noises = keep_usable(source, NOISE, noises, report.left_out)

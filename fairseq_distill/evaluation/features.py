@@ -11,6 +11,7 @@ import logging
 import os
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Dict, Optional, Sequence
 
@@ -60,8 +61,6 @@ class FeatureStore:
         self.checkpoint = Path(checkpoint)
         self.cache = Path(cache)
         self.random_seed = random_seed
-        self._encoder: Optional[SpeechEncoder] = None
-        self._checkpoint_hash: Optional[str] = None
 
     def pool(self, manifest_path: Path) -> PooledSplit:
         """Pooled features of a manifest's utterances.
@@ -74,21 +73,28 @@ class FeatureStore:
         pooled = _read_cache(file)
         if pooled is None:
             _make_folder(self.cache)  # before the work: it may not be possible
-            pooled = pool_manifest(self._load(), manifest)
+            pooled = pool_manifest(self._encoder, manifest)
             _write_cache(file, pooled)
         UnreadableFiles(manifest, UnreadableLimit(len(manifest.paths)), pooled.unreadable).log()
         return pooled
 
-    def _load(self) -> SpeechEncoder:
-        if self._encoder is None:
-            self._encoder = load_encoder(self.checkpoint)
-            if self.random_seed is not None:
-                self._encoder = randomise_weights(self._encoder, self.random_seed)
-        return self._encoder
+    @cached_property
+    def _encoder(self) -> SpeechEncoder:
+        encoder = load_encoder(self.checkpoint)
+        return encoder if self.random_seed is None else randomise_weights(encoder, self.random_seed)
+
+    @cached_property
+    def _checkpoint_hash(self) -> str:
+        digest = hashlib.sha256()
+        try:
+            with open(self.checkpoint, "rb") as stream:
+                for block in iter(lambda: stream.read(1 << 22), b""):
+                    digest.update(block)
+        except OSError as error:
+            raise UserError(f"cannot read the checkpoint {self.checkpoint}: {error.strerror}") from error
+        return digest.hexdigest()
 
     def _key(self, manifest: Manifest) -> str:
-        if self._checkpoint_hash is None:
-            self._checkpoint_hash = _hash_file(self.checkpoint)
         audio = [_stat(manifest.path(row)) for row in range(len(manifest.paths))]
         facts = [FORMAT, self._checkpoint_hash, self.random_seed, manifest.root, manifest.paths, manifest.sizes, audio]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
@@ -103,10 +109,8 @@ def pool_manifest(encoder: SpeechEncoder, manifest: Manifest) -> PooledSplit:
     shape = (len(manifest.paths), encoder.cfg.encoder_layers + 1, encoder.cfg.encoder_embed_dim)
     features = np.full(shape, np.nan, dtype=np.float32)
 
-    def pool(wave: torch.Tensor) -> np.ndarray:
-        return pool_wave(encoder, wave)
-
-    pooled, unreadable = process_waves(manifest, range(len(features)), encoder.cfg.shortest_wave, pool, "features of")
+    pool, rows = partial(pool_wave, encoder), range(len(features))
+    pooled, unreadable = process_waves(manifest, rows, encoder.cfg.shortest_wave, pool, "features of")
     for row, values in pooled.items():
         features[row] = values
     return PooledSplit(features, unreadable.reasons)
@@ -144,17 +148,6 @@ def _stat(path: str) -> Sequence[Optional[int]]:
     return None, None
 
 
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 22), b""):
-                digest.update(block)
-    except OSError as error:
-        raise UserError(f"cannot read the checkpoint {path}: {error.strerror}") from error
-    return digest.hexdigest()
-
-
 def _read_cache(file: Path) -> Optional[PooledSplit]:
     if not file.exists():
         return None
@@ -181,6 +174,6 @@ def _write_cache(file: Path, pooled: PooledSplit) -> None:
         "reasons": np.array(list(pooled.unreadable.values()), dtype=str),
     }
     try:
-        write_whole(file, lambda partial: np.savez(partial, **arrays))
+        write_whole(file, lambda path: np.savez(path, **arrays))
     except UserError as error:
         raise UserError(f"{error}; choose another folder by --cache") from error

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
+from scipy.special import softmax
 from scipy.stats import binomtest
 from tqdm import tqdm
 
@@ -100,8 +101,7 @@ def fit_probe(features: np.ndarray, classes: np.ndarray, count: int, l2: float) 
     if not found.success:
         logger.warning(f"the probe with l2 = {l2:g} has not converged in {found.nit} iterations: {found.message}")
     layer_logits, weight, bias = np.split(found.x, np.cumsum(sizes)[:-1])
-    weights = np.exp(layer_logits - layer_logits.max())
-    return Probe(weights / weights.sum(), weight.reshape(width, count), bias, l2)
+    return Probe(softmax(layer_logits), weight.reshape(width, count), bias, l2)
 
 
 def choose_probe(
@@ -119,13 +119,11 @@ def choose_probe(
     Returns:
         (probe, its accuracy on the validation set).
     """
-    best, best_key = None, None
-    for l2 in tqdm(L2_GRID, desc="probe, each strength of the penalty", unit="fit"):
-        probe = fit_probe(*train, count, l2)
-        right, loss = probe.score(*valid)
-        if best_key is None or (right, -loss) > best_key:
-            best, best_key = probe, (right, -loss)
-    return best, best_key[0] / len(valid[1])
+    strengths = tqdm(L2_GRID, desc="probe, each strength of the penalty", unit="fit")
+    probes = [fit_probe(*train, count, l2) for l2 in strengths]
+    scores = [probe.score(*valid) for probe in probes]
+    best = max(range(len(probes)), key=lambda i: (scores[i][0], -scores[i][1]))
+    return probes[best], scores[best][0] / len(valid[1])
 
 
 def accuracy_interval(right: int, utterances: int) -> Tuple[float, float]:

@@ -15,7 +15,7 @@ from .bootstrap import DRAWS, SEED
 from .classification import measure_classes
 from .features import FeatureStore
 from .probe import Probe, Standardiser, accuracy_interval, choose_probe
-from .trials import Trials, check_speakers, read_trials
+from .trials import Trials, find_trials
 from .verification import count_pairs, measure_verification, verify
 
 SPLITS = ("train", "valid", "test")
@@ -67,7 +67,9 @@ def evaluate_probe(
     start = time.monotonic()
     data = Path(data)
     labels = read_all_labels(data, label)
-    listed = read_listed_trials(trials_file, data, label, labels["test"])
+    if trials_file and label != "speaker":
+        raise UserError(f"--trials {trials_file} compares speakers: give --label speaker")
+    listed = trials_file and find_trials(trials_file, data, read_manifest(data / "test.tsv"), labels["test"])
     # told now, not after minutes of computing features
     rows = {name: [row for row, text in enumerate(texts) if text] for name, texts in labels.items()}
     trials = listed and listed.keep(rows["test"])
@@ -124,22 +126,6 @@ def read_all_labels(data: Path, label: str) -> Dict[str, List[str]]:
     return {
         name: read_labels(data / f"{name}.{label}", len(read_manifest(data / f"{name}.tsv").paths)) for name in SPLITS
     }
-
-
-def read_listed_trials(path: Optional[Path], data: Path, label: str, labels: List[str]) -> Optional[Trials]:
-    """The trials of a list over all rows of test, None without a list; a path that is not there is sought in `data`.
-
-    Raises:
-        UserError: trials without speakers, or the list cannot be read, or contradicts test's labels.
-    """
-    if path is None:
-        return None
-    if label != "speaker":
-        raise UserError(f"--trials {path} compares speakers: give --label speaker")
-    file = path if path.exists() else data / path
-    trials = read_trials(file, read_manifest(data / "test.tsv"))
-    check_speakers(file, trials, labels)
-    return trials
 
 
 def check_task(

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
+from sklearn.preprocessing import normalize
 
 from .bootstrap import DRAWS, SEED, percentile_interval, resample_speakers
 from .detection import cross_rates, equal_error_rate, find_error_rates, minimum_cost
@@ -23,15 +24,13 @@ def score_pairs(embeddings: np.ndarray, speakers: Sequence[str]) -> Tuple[np.nda
     Returns:
         (scores, same), each (utterances * (utterances - 1) / 2,): the cosine, and whether the speakers are the same.
     """
-    unit = _normalise(embeddings)
-    names = np.unique(np.asarray(speakers), return_inverse=True)[1]
-    pairs = np.triu(np.ones((len(names), len(names)), dtype=bool), k=1)
-    return (unit @ unit.T)[pairs], (names[:, None] == names[None, :])[pairs]
+    unit, pairs = normalize(embeddings), pair_all(speakers)
+    return (unit @ unit.T)[pairs.enrol, pairs.test], pairs.same
 
 
 def score_trials(embeddings: np.ndarray, trials: Trials) -> np.ndarray:
     """Cosine of the two utterances of each trial, (trials,); embeddings are (utterances, width)."""
-    unit = _normalise(embeddings)
+    unit = normalize(embeddings)
     starts = range(0, len(trials.same), _BLOCK)
     sides = ((trials.enrol[start : start + _BLOCK], trials.test[start : start + _BLOCK]) for start in starts)
     return np.concatenate([np.einsum("nw,nw->n", unit[enrol], unit[test]) for enrol, test in sides])
@@ -122,9 +121,3 @@ def _score(
     if trials is None:
         return score_pairs(embeddings, speakers)
     return score_trials(embeddings, trials), trials.same
-
-
-def _normalise(embeddings: np.ndarray) -> np.ndarray:
-    """Each row at length 1; a row of zeros stays."""
-    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return embeddings / np.maximum(length, np.finfo(embeddings.dtype).tiny)

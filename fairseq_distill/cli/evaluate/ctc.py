@@ -12,7 +12,7 @@ from typing import Any, Dict
 
 from ...errors import UserError
 from ...evaluation.ctc import TRANSCRIPT_ENDINGS, evaluate_ctc
-from .formatting import align, describe_interval, describe_skipped
+from ..formatting import align, describe_interval, describe_skipped
 
 HELP = "a model that fairseq fine-tuned by CTC: word and character error rates"
 EPILOG = """\

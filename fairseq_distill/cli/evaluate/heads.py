@@ -13,7 +13,7 @@ from typing import Any, Dict
 
 from ...evaluation.heads import evaluate_heads
 from ...multitask.model import load_multitask
-from .formatting import align, describe_costs, describe_interval, describe_pairs, describe_skipped
+from ..formatting import align, describe_costs, describe_interval, describe_pairs, describe_skipped
 
 HELP = "a model fine-tuned as speech_multitask: its own heads"
 EPILOG = """\

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 from ...evaluation.probing import LABEL_KINDS, SPLITS, evaluate_probe
-from .formatting import align, describe_costs, describe_interval, describe_pairs
+from ..formatting import align, describe_costs, describe_interval, describe_pairs
 
 HELP = "a frozen encoder: keywords or speakers by a linear probe, and speaker verification"
 EPILOG = """\
