@@ -166,20 +166,20 @@ def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tup
 
 def _collect_tensors(model: Mapping) -> Tuple[Dict[str, Tensor], Dict[str, int]]:
     """(tensors by name, number of tensors of each entry that is no tensor but a collection of them)."""
-    weights, others = {}, {}
-    for key, value in model.items():
-        if isinstance(value, Tensor):
-            weights[str(key)] = value.detach()  # without what a pickle may hang on a tensor: hooks, attributes
-        else:
-            others[str(key)] = len(value) if isinstance(value, dict) else 1
-    return weights, others
+    # without what a pickle may hang on a tensor: hooks, attributes
+    weights = {str(key): value.detach() for key, value in model.items() if isinstance(value, Tensor)}
+    others = {str(key): value for key, value in model.items() if not isinstance(value, Tensor)}
+    return weights, {key: len(value) if isinstance(value, dict) else 1 for key, value in others.items()}
 
 
 def _find_settings(path: PathLike, state: Mapping, weights: Dict[str, Tensor]) -> Tuple[Dict, Dict[str, Tensor]]:
     """(settings, weights) of the encoder, taken out of a fine-tuned model around it."""
     cfg, args = to_plain(state.get("cfg")), to_plain(state.get("args"))
     if cfg and "model" not in cfg:  # Microsoft's: flat, and the task's settings among the model's
-        return {"_name": "wavlm", **cfg}, _move_position_bias(weights)
+        # the position bias that all layers share stands in layer 0 there, see `TransformerEncoder`
+        shared = "relative_attention_bias"
+        moved = {key.replace(f"layers.0.self_attn.{shared}", shared): value for key, value in weights.items()}
+        return {"_name": "wavlm", **cfg}, moved
     if not cfg and not args:
         raise UserError(
             f"{path} holds neither 'cfg' nor 'args': fairseq did not write it, or its settings were removed"
@@ -212,12 +212,6 @@ def _split(settings: Dict) -> Tuple[Dict, Dict]:
     if isinstance(settings.get("model"), dict):
         return settings["model"], settings.get("task") or {}
     return settings, settings
-
-
-def _move_position_bias(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """Microsoft keeps the position bias that all layers share in layer 0, see `TransformerEncoder`."""
-    theirs = "layers.0.self_attn.relative_attention_bias"
-    return {key.replace(theirs, "relative_attention_bias"): value for key, value in weights.items()}
 
 
 def _find_name(path: PathLike, model: Mapping, weights: Mapping) -> str:

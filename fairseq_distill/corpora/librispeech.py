@@ -98,9 +98,9 @@ def choose_subsets(source: Path, chosen: Mapping[str, Optional[Sequence[str]]]) 
             if subset not in present:
                 raise UserError(f"--{name} {subset}: {source} has only {', '.join(present) or 'no folder'}")
     names = [subset for of_split in subsets.values() for subset in of_split]
-    twice = sorted({subset for subset in names if names.count(subset) > 1})
-    if twice:
-        raise UserError(f"{twice[0]} is given twice: each subset can be in one split, by --train, --valid and --test")
+    for subset in sorted(names):
+        if names.count(subset) > 1:
+            raise UserError(f"{subset} is given twice: each subset can be in one split, by --train, --valid and --test")
     if not subsets["train"]:
         raise UserError(
             f"{source} has no train-* subset, and labels are made of train's transcripts: name one by --train"

@@ -152,12 +152,11 @@ def _read_trials(path: Path) -> List[Trial]:
     """The official trials."""
     trials = []
     for number, fields in enumerate(_read_fields(path), start=1):
-        well_formed = len(fields) == 3 and fields[0] in ("0", "1") and all(name.count("/") == 2 for name in fields[1:])
-        if not well_formed:
+        if len(fields) != 3 or fields[0] not in ("0", "1") or any(name.count("/") != 2 for name in fields[1:]):
             raise UserError(
                 f"{path}, line {number}: expected 0 or 1 and two files SPEAKER/VIDEO/FILE, found {' '.join(fields)!r}"
             )
-        trials.append((fields[0], fields[1], fields[2]))
+        trials.append(tuple(fields))
     if not trials:
         raise UserError(f"{path} is empty: it should hold a trial a line")
     return trials

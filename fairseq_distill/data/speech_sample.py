@@ -102,11 +102,8 @@ class SpeechSample:
             )
         if len(usable) < len(sizes):
             logger.warning(
-                "%s: %d of %d rows are shorter than the %d samples that make a frame, and are left out",
-                self.manifest.file,
-                len(sizes) - len(usable),
-                len(sizes),
-                self.shortest,
+                f"{self.manifest.file}: {len(sizes) - len(usable)} of {len(sizes)} rows are shorter than the "
+                f"{self.shortest} samples that make a frame, and are left out"
             )
         lengths: Dict[int, int] = {}
         for row in self._random.permutation(usable).tolist():

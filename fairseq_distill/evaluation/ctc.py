@@ -132,8 +132,7 @@ def load_recogniser(checkpoint: Path, data: Path) -> Recogniser:
             f"{' or '.join(MODELS)} of fairseq's task {TASKS[0]}: fine-tune it (recipes ctc_letters, ctc_pieces)"
         )
     labels = task["labels"] if isinstance(task["labels"], str) else task["labels"][0]
-    inside = "target_dictionary" in (state.get("task_state") or {})
-    if not inside and not (data / f"dict.{labels}.txt").is_file():
+    if "target_dictionary" not in (state.get("task_state") or {}) and not (data / f"dict.{labels}.txt").is_file():
         raise UserError(f"{checkpoint} has no dictionary inside, and there is no {data}/dict.{labels}.txt: add it")
     state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint), {"data": str(data)})
     _add_unit_dictionary(state)
@@ -164,10 +163,7 @@ def recognise(
 ) -> Tuple[List[Utterance], Dict[str, int]]:
     """Recognise each utterance that has a reference, alone: padding would change a group-norm extractor's statistics.
 
-    Args:
-        recogniser: the model.
-        manifest: the utterances.
-        references: words of each row of the manifest, "" where they are not known.
+    References are the words of each row of the manifest, "" where they are not known.
 
     Returns:
         (utterances, number of rows that were left out for which reason).
@@ -215,9 +211,10 @@ def join_tokens(lines: List[str], source: str, symbols: Optional[List[str]] = No
 
 def choose_examples(utterances: List[Utterance], count: int) -> Dict[str, List[Dict[str, Any]]]:
     """`count` utterances of the highest word error rate as "worst", the first of equals; as many random as "random"."""
-    worst = sorted(utterances, key=lambda utterance: -utterance.word_errors / utterance.words)[:count]
-    drawn = np.random.default_rng(SEED).choice(len(utterances), min(count, len(utterances)), replace=False)
-    return {"worst": [vars(utterance) for utterance in worst], "random": [vars(utterances[i]) for i in sorted(drawn)]}
+    rows = [vars(utterance) for utterance in utterances]
+    drawn = np.random.default_rng(SEED).choice(len(rows), min(count, len(rows)), replace=False)
+    worst = sorted(rows, key=lambda row: -row["word_errors"] / row["words"])
+    return {"worst": worst[:count], "random": [rows[i] for i in sorted(drawn)]}
 
 
 def _distance(found: Any, wanted: Any) -> int:

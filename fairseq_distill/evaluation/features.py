@@ -72,7 +72,11 @@ class FeatureStore:
         file = self.cache / f"{self._key(manifest)}.npz"
         pooled = _read_cache(file)
         if pooled is None:
-            _make_folder(self.cache)  # before the work: it may not be possible
+            try:  # before the work: it may not be possible
+                self.cache.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                message = f"cannot make the folder {self.cache}: {error.strerror}; choose another by --cache"
+                raise UserError(message) from error
             pooled = pool_manifest(self._encoder, manifest)
             _write_cache(file, pooled)
         UnreadableFiles(manifest, UnreadableLimit(len(manifest.paths)), pooled.unreadable).log()
@@ -153,18 +157,10 @@ def _read_cache(file: Path) -> Optional[PooledSplit]:
         return None
     try:
         with np.load(file, allow_pickle=False) as stored:
-            unreadable = dict(zip(stored["rows"].tolist(), stored["reasons"].tolist()))
-            return PooledSplit(stored["features"], unreadable)
+            return PooledSplit(stored["features"], dict(zip(stored["rows"].tolist(), stored["reasons"].tolist())))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         logger.warning(f"{file} is damaged ({error}); computing its features again")
         return None
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose another by --cache") from error
 
 
 def _write_cache(file: Path, pooled: PooledSplit) -> None:

@@ -110,11 +110,7 @@ def evaluate_probe(
 
 
 def read_all_labels(data: Path, label: str) -> Dict[str, List[str]]:
-    """Labels of every split, "" where a row has none.
-
-    Raises:
-        UserError: a manifest or a label file is missing, or one does not fit the other.
-    """
+    """Labels of every split, "" where a row has none; UserError where a file is missing or does not fit the others."""
     if not data.is_dir():
         raise UserError(f"{data} is no folder; --data must be the one that holds train.tsv, valid.tsv and test.tsv")
     missing = [f for name in SPLITS for f in (f"{name}.tsv", f"{name}.{label}") if not (data / f).is_file()]

@@ -37,8 +37,7 @@ class Trials:
     def keep(self, rows: Sequence[int]) -> "Trials":
         """The pairs of which both utterances are among `rows`, numbered by their place in it."""
         sides = np.asarray(rows, dtype=int), self.enrol, self.test
-        highest = max(int(side.max(initial=-1)) for side in sides)
-        place = np.full(1 + highest, -1)
+        place = np.full(1 + max(int(side.max(initial=-1)) for side in sides), -1)
         place[list(rows)] = np.arange(len(rows))
         enrol, test = place[self.enrol], place[self.test]
         both = (enrol >= 0) & (test >= 0)

@@ -6,7 +6,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 import numpy as np
 from sklearn.preprocessing import normalize
 
-from .bootstrap import DRAWS, SEED, percentile_interval, resample_speakers
+from .bootstrap import DRAWS, percentile_interval, resample_speakers
 from .detection import cross_rates, equal_error_rate, find_error_rates, minimum_cost
 from .trials import Trials, pair_all
 
@@ -24,8 +24,9 @@ def score_pairs(embeddings: np.ndarray, speakers: Sequence[str]) -> Tuple[np.nda
     Returns:
         (scores, same), each (utterances * (utterances - 1) / 2,): the cosine, and whether the speakers are the same.
     """
-    unit, pairs = normalize(embeddings), pair_all(speakers)
-    return (unit @ unit.T)[pairs.enrol, pairs.test], pairs.same
+    unit, names = normalize(embeddings), np.unique(np.asarray(speakers), return_inverse=True)[1]
+    pairs = np.triu(np.ones((len(names), len(names)), dtype=bool), k=1)
+    return (unit @ unit.T)[pairs], (names[:, None] == names)[pairs]
 
 
 def score_trials(embeddings: np.ndarray, trials: Trials) -> np.ndarray:
@@ -55,22 +56,16 @@ def measure_verification(
     layer_weights: np.ndarray,
     speakers: Sequence[str],
     trials: Optional[Trials] = None,
-    draws: int = DRAWS,
-    seed: int = SEED,
 ) -> Dict[str, Any]:
-    """Equal error rate and minimum detection costs with 95 % intervals; arguments as in `verify`, draws of speakers.
-
-    Returns:
-        what `measure_scores` returns.
-    """
+    """What `measure_scores` returns for scores as in `verify`."""
     scores, same = _score(features, layer_weights, speakers, trials)
     pairs = pair_all(speakers) if trials is None else trials
     names = np.asarray(speakers)
-    return measure_scores(scores, same, names[pairs.enrol], names[pairs.test], draws, seed)
+    return measure_scores(scores, same, names[pairs.enrol], names[pairs.test])
 
 
 def measure_scores(
-    scores: np.ndarray, same: np.ndarray, first: np.ndarray, second: np.ndarray, draws: int = DRAWS, seed: int = SEED
+    scores: np.ndarray, same: np.ndarray, first: np.ndarray, second: np.ndarray, draws: int = DRAWS
 ) -> Dict[str, Any]:
     """Figures of scored pairs, with 95 % intervals over speakers that are drawn again (`bootstrap.resample_speakers`).
 
@@ -80,7 +75,6 @@ def measure_scores(
         first: (pairs,) one side's speaker, a name or a number.
         second: (pairs,) the other side's.
         draws: of the bootstrap over speakers.
-        seed: of the draws.
 
     Returns:
         "eer" and "eer_interval"; "min_dcf" and "min_dcf_interval", by target probability as text; "eer_speakers", how
@@ -94,7 +88,7 @@ def measure_scores(
     first, second = np.split(numbers, 2)
     drawn = [
         [cross_rates(block), *(minimum_cost(block, p) for p in TARGET_PROBABILITIES)]
-        for block in resample_speakers(scores, same, first, second, draws, seed)
+        for block in resample_speakers(scores, same, first, second, draws)
     ]
     eers, *costs = (np.concatenate(figure) for figure in zip(*drawn))
     return {

@@ -14,7 +14,7 @@ from ..encoder.layer_groups import format_groups
 from ..errors import UserError
 from .clustering import LayerClusters, cluster_layers
 from .fingerprint import fingerprint_weights
-from .similarity import Similarity, compute_similarity
+from .similarity import compute_similarity
 from .storage import read_clusters, write_clusters
 
 logger = logging.getLogger(__name__)
@@ -91,13 +91,9 @@ def compute_clusters(request: ClusterRequest, encoders: List, device: str = "cpu
         sample = SpeechSample(request.manifest, request.seconds, _SEED, encoder.cfg)
         compared.append(compute_similarity(encoder.to(device), sample, seed=_SEED))
         encoder.to("cpu")
-    found = cluster_layers(average_similarities(compared), request.clusters, None, request.linkage, request.adjacent)
+    states = min(len(similarity.values) for similarity in compared)
+    values = np.mean([similarity.values[:states, :states] for similarity in compared], axis=0)
+    mean = replace(compared[0], values=values)
+    found = cluster_layers(mean, request.clusters, None, request.linkage, request.adjacent)
     found.about["data"] = sample.describe()
     return found
-
-
-def average_similarities(similarities: List[Similarity]) -> Similarity:
-    """Mean over encoders of the similarities of the layers that all have."""
-    states = min(len(similarity.values) for similarity in similarities)
-    values = np.mean([similarity.values[:states, :states] for similarity in similarities], axis=0)
-    return replace(similarities[0], values=values)

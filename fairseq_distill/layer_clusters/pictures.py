@@ -77,12 +77,10 @@ def _draw_matrix(axes: Any, similarity: Similarity, rows: str, columns: str) -> 
 
 def _choose_colours(clusters: LayerClusters) -> Dict[int, str]:
     """A colour for each layer, the same within a group; groups of one layer, and a tree that was not cut, are grey."""
-    numbers = iter(range(len(clusters.layers)))
-    colours = {}
-    for group in clusters.groups or []:
-        colour = f"C{next(numbers) % 10}" if len(group) > 1 else _GREY
-        colours.update(dict.fromkeys(group, colour))
-    return colours
+    groups = clusters.groups or []
+    large = [group for group in groups if len(group) > 1]
+    colours = {layer: f"C{number % 10}" for number, group in enumerate(large) for layer in group}
+    return {layer: colours.get(layer, _GREY) for group in groups for layer in group}
 
 
 def _outline(axes: Any, group: List[int], colour: str) -> None:

@@ -101,9 +101,9 @@ def parse_tasks(given: Any) -> List[TaskSettings]:
         )
     tasks = [_parse_entry(number, entry) for number, entry in enumerate(given)]
     names = [task.name for task in tasks]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"task.tasks has {twice[0]} twice: every task needs a name of its own")
+    for name in sorted(names):
+        if names.count(name) > 1:
+            raise UserError(f"task.tasks has {name} twice: every task needs a name of its own")
     return tasks
 
 

@@ -28,8 +28,8 @@ def select_shapes(shapes: Sequence[Shape], limit: int) -> List[Shape]:
     for depth_rank, depth in enumerate(sorted(by_depth, key=_rank_depth)):
         for kind_rank, i in enumerate(sorted(by_depth[depth], key=lambda i: _rank_kind(shapes[i]))):
             ranked.append((kind_rank // _PER_DEPTH, depth_rank, kind_rank, i))
-    kept = (known + [i for *_, i in sorted(ranked)])[:limit]
-    return [shapes[i] for i in sorted(kept)]
+    kept = known + [i for *_, i in sorted(ranked)]
+    return [shapes[i] for i in sorted(kept[:limit])]
 
 
 def _rank_depth(depth: int) -> Tuple[int, int]:

@@ -30,9 +30,11 @@ def check_folder(out: Path, manifests: Sequence[Manifest]) -> None:
     """
     names = [label_file(manifest) for manifest in manifests]
     for name in names:
-        if names.count(name) > 1:
-            same = ", ".join(manifest.file for manifest in manifests if label_file(manifest) == name)
-            raise UserError(f"{same} would all be labelled in {out / name}: give manifests of different names")
+        same = [manifest.file for manifest in manifests if label_file(manifest) == name]
+        if len(same) > 1:
+            raise UserError(
+                f"{', '.join(same)} would all be labelled in {out / name}: give manifests of different names"
+            )
     for name in (SETTINGS, DICTIONARY, *names):
         if (out / name).exists():
             raise UserError(
