@@ -22,10 +22,11 @@ from ..layer_clusters.clustering import (
     score_cuts,
     suggest_clusters,
 )
-from ..layer_clusters.fingerprint import fingerprint_weights
+from ..layer_clusters.fingerprint import identify
 from ..layer_clusters.pictures import TITLES, draw_clusters
 from ..layer_clusters.similarity import MEASURES, SHARE, Similarity, compute_similarity
 from ..layer_clusters.storage import write_clusters
+from .formatting import align
 
 HELP = "similarities of a teacher's layers, their tree of clusters, and groups of layers to distil from"
 CRITERION = "highest mean silhouette"
@@ -78,17 +79,18 @@ def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="which utterances and frames (default: 0)")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Compare, cluster, print, write, draw; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Compare, cluster, print, write, draw."""
     teacher = load_encoder(args.teacher)
     sample = SpeechSample(args.manifest, args.seconds, args.seed, teacher.cfg)
     list_clustered_layers(teacher.depth, args.clusters, args.height, args.include_layer0)  # told now, not after minutes
     similarity = compute_similarity(teacher, sample, args.measure, args.share, args.seed)
-    where = dict(clusters=args.clusters, height=args.height, include_layer0=args.include_layer0)
-    found = cluster_layers(similarity, linkage=args.linkage, adjacent=args.adjacent, **where)
+    found = cluster_layers(
+        similarity, args.clusters, args.height, args.linkage, args.adjacent, include_layer0=args.include_layer0
+    )
     scores = score_cuts(found)
     found.about = {
-        "teacher": {"path": str(args.teacher), "weights_sha256": fingerprint_weights(teacher)},
+        "teacher": identify(args.teacher, teacher),
         "data": sample.describe(),
         "suggestion": {
             "clusters": suggest_clusters(scores),
@@ -104,7 +106,6 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         draw_clusters(found, args.plot)
         print(f"drawn in {args.plot}")
-    return 0
 
 
 def describe_comparison(similarity: Similarity, sample: SpeechSample) -> List[str]:
@@ -130,9 +131,6 @@ def _describe_cuts(found: LayerClusters, scores: Dict[int, float]) -> List[str]:
         lines.append(f"{clusters:>8}{score:>12}{height:>8.3f}  {format_groups(cut(found, clusters))}")
     suggested = suggest_clusters(scores)
     why = f"{suggested} clusters, for the {CRITERION}" if suggested else "none: too few layers"
-    lines += ["", f"suggested   {why}"]
-    if found.groups is None:
-        lines.append("groups      none: the tree was not cut, choose by --clusters or --height")
-    else:
-        lines.append(f"groups      {format_groups(found.groups)}")
-    return lines
+    uncut = "none: the tree was not cut, choose by --clusters or --height"
+    groups = uncut if found.groups is None else format_groups(found.groups)
+    return [*lines, "", *align({"suggested": why, "groups": groups})]

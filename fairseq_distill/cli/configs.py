@@ -30,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", nargs="?", choices=KINDS, default=KINDS[0], help="which recipes (default: distill)")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the folder; return the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Print the folder."""
     print(find_recipes(args.kind))
-    return 0

@@ -33,11 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the description; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Print the description."""
     description = describe(args.checkpoint, args.seconds, args.measure)
     print(json.dumps(description, indent=2) if args.json else format_description(description))
-    return 0
 
 
 def describe(path: str, seconds: float = 10.0, measure: bool = False) -> Dict[str, Any]:

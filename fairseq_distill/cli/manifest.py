@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subcommands(parser, "corpus", _CORPORA, _add_folders)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Write the folder, print the table; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Write the folder, print the table."""
     source = args.source.absolute()
     if not source.is_dir():
         raise UserError(f"{args.source} is no folder: give the one that the download was unpacked into")
@@ -47,7 +47,6 @@ def run(args: argparse.Namespace) -> int:
         report = _CORPORA[args.corpus].write(args, source, folder)
     print(report.describe())
     print(f"written to {args.out}: task.data={folder.final}")
-    return 0
 
 
 def _add_folders(parser: argparse.ArgumentParser) -> None:

@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw what is left of each layer (.png, .pdf, .svg)")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prune, check, write, and print what is left; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Prune, check, write, and print what is left."""
     checkpoint = read_checkpoint(args.checkpoint)
     gated = load_encoder(args.checkpoint)
     if gated.gates is None:
@@ -65,7 +65,6 @@ def run(args: argparse.Namespace) -> int:
     print(format_table(gated, small))
     print(f"\nlargest difference from the gated features, on {_SECONDS} s of noise: {difference:.1e} of their size")
     print(f"written to {args.output}" + (f", drawn in {args.plot}" if args.plot else ""))
-    return 0
 
 
 @torch.no_grad()

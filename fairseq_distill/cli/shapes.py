@@ -76,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--overrides", metavar="ROW", type=int, help="print only a row's hydra overrides, for a shell")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Search and print; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Search and print."""
     if args.limit < 0:
         raise UserError(f"--limit {args.limit}: give a number of rows, or 0 for all")
     if args.overrides is not None and args.measure:
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         if not 1 <= args.overrides <= len(rows):
             raise UserError(f"--overrides {args.overrides}: there are rows 1 to {len(rows)}")
         print(" ".join(map(shlex.quote, list_overrides(rows[args.overrides - 1], recipe))))
-        return 0
+        return
 
     times: List[Optional[float]] = [None] * len(rows)
     if args.measure:
@@ -133,7 +133,6 @@ def run(args: argparse.Namespace) -> int:
         "shapes": [_describe_row(*row, recipe) for row in zip(range(1, len(rows) + 1), rows, times)],
     }
     print(json.dumps(description, indent=2) if args.json else _format_table(description, budget))
-    return 0
 
 
 def _describe_size(size: Size) -> str:

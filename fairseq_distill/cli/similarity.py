@@ -7,11 +7,11 @@ layers of a deep or a wide student took over what from which layers of the teach
 import argparse
 import json
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import List
 
 from ..checkpoints.reading import load_encoder
 from ..data.speech_sample import SpeechSample
-from ..layer_clusters.fingerprint import fingerprint_weights
+from ..layer_clusters.fingerprint import identify
 from ..layer_clusters.pictures import draw_similarity
 from ..layer_clusters.similarity import Similarity, compare_encoders
 from .clusters import add_sample_arguments, describe_comparison
@@ -39,19 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the map (.png, .pdf, .svg)")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Compare, print, draw; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Compare, print, draw."""
     student, teacher = load_encoder(args.student), load_encoder(args.teacher)
     sample = SpeechSample(args.manifest, args.seconds, args.seed, student.cfg, teacher.cfg)
     similarity = compare_encoders(student, teacher, sample, args.measure, args.share, args.seed)
     if args.json:
-        encoders = {"student": (args.student, student), "teacher": (args.teacher, teacher)}
-        facts: Dict[str, Any] = {
-            name: {"path": str(path), "weights_sha256": fingerprint_weights(encoder)}
-            for name, (path, encoder) in encoders.items()
-        }
+        encoders = {"student": identify(args.student, student), "teacher": identify(args.teacher, teacher)}
         values = similarity.values.tolist()
-        print(json.dumps({**facts, "data": sample.describe(), **vars(similarity), "values": values}))
+        print(json.dumps({**encoders, "data": sample.describe(), **vars(similarity), "values": values}))
     else:
         names = [f"student     {args.student}, rows", f"teacher     {args.teacher}, columns"]
         print("\n".join([*names, *describe_comparison(similarity, sample), *_format_map(similarity)]))
@@ -59,7 +55,6 @@ def run(args: argparse.Namespace) -> int:
         draw_similarity(similarity, args.plot, "student's layer", "teacher's layer")
         if not args.json:
             print(f"drawn in {args.plot}")
-    return 0
 
 
 def _format_map(similarity: Similarity) -> List[str]:

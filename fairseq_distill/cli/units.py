@@ -18,7 +18,7 @@ from ..data.manifest import Manifest, read_manifest
 from ..encoder.model import SpeechEncoder
 from ..encoder.size import frame_rate
 from ..errors import UserError
-from ..layer_clusters.fingerprint import fingerprint_weights
+from ..layer_clusters.fingerprint import identify
 from ..units.fitting import MAX_FRAMES, Fit, fit_units
 from ..units.folder import LABEL_ENDING, check_folder, label_file, write_units
 from ..units.frames import LONGEST, LayerFrames
@@ -55,30 +55,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the labels: task.label_dir")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Fit, label, write; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Fit, label, write."""
     manifests = [read_manifest(path) for path in args.manifests]
     teacher = load_encoder(args.teacher)
     _check_numbers(args, teacher)
     check_folder(args.out, manifests)
-    facts = {"path": str(args.teacher), "weights_sha256": fingerprint_weights(teacher)}
     layer_frames = LayerFrames(teacher, args.layer)
     fit = fit_units(layer_frames, args.manifests[0], args.seconds, args.clusters, args.seed)
     rate = frame_rate(teacher.cfg)
     settings = {
-        "teacher": facts,
+        "teacher": identify(args.teacher, teacher),
         "layer": args.layer,
         "clusters": args.clusters,
         "seed": args.seed,
         "frames_per_second": rate,
-        "fit": {"frames": fit.frames, "inertia_per_frame": fit.inertia, **fit.data},
+        "fit": fit.facts,
     }
     labelled = write_units(args.out, Labeller(layer_frames, fit.kmeans), manifests, settings)
     print(f"units       {args.clusters} of layer {args.layer} of {args.teacher}")
     print("\n".join(_describe(fit, manifests, labelled)))
     labels = f"task.label_dir={args.out.resolve()} task.labels=[{LABEL_ENDING}] task.label_rate={rate:g}"
     print(f"written to {args.out}: {labels}")
-    return 0
 
 
 def _check_numbers(args: argparse.Namespace, teacher: SpeechEncoder) -> None:
@@ -93,8 +91,8 @@ def _check_numbers(args: argparse.Namespace, teacher: SpeechEncoder) -> None:
 def _describe(fit: Fit, manifests: Sequence[Manifest], labelled: Sequence[Labelled]) -> List[str]:
     """What k-means saw, and what was labelled."""
     lines = [
-        f"fitted on   {fit.frames:,} frames of {fit.data['seconds']:.0f} s in {fit.data['manifest']}, "
-        f"{fit.inertia:.4g} squared distance per frame"
+        f"fitted on   {fit.facts['frames']:,} frames of {fit.facts['seconds']:.0f} s in {fit.facts['manifest']}, "
+        f"{fit.facts['inertia_per_frame']:.4g} squared distance per frame"
     ]
     for manifest, done in zip(manifests, labelled):
         line = f"{label_file(manifest):<12}{done.rows:,} rows, {done.counts.sum():,} frames"

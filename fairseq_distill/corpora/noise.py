@@ -1,8 +1,7 @@
 """One-second segments of long noise files, as examples of silence: a manifest can only name whole files."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Sequence
+from typing import List, Sequence, Tuple
 
 import numpy as np
 import soundfile
@@ -19,12 +18,7 @@ LENGTH = DEFAULT_SAMPLE_RATE  # samples of a segment
 STRETCHES = {"train": (0, 8), "valid": (8, 9), "test": (9, 10)}
 
 
-@dataclass(frozen=True)
-class Segment:
-    """Samples `start` to `start + LENGTH` of a noise file."""
-
-    noise: Utterance
-    start: int
+Segment = Tuple[Utterance, int]  # a noise, and the first of the LENGTH samples
 
 
 def choose_segments(noises: Sequence[Utterance], split: str, count: int) -> List[Segment]:
@@ -49,7 +43,7 @@ def choose_segments(noises: Sequence[Utterance], split: str, count: int) -> List
             raise UserError(
                 f"{noise.path} is too short for {share} different segments of a second (--classes all needs none)"
             )
-        segments += [Segment(noise, int(start)) for start in starts]
+        segments += [(noise, int(start)) for start in starts]
     return segments
 
 
@@ -62,17 +56,17 @@ def write_segments(folder: NewFolder, root: Path, split: str, segments: Sequence
     place = Path("silence", split)
     (folder.partial / place).mkdir(parents=True, exist_ok=True)
     paths = []
-    for segment in tqdm(segments, desc=f"silence for {split}", unit="file", delay=5, leave=False):
-        noise = root / segment.noise.path
+    for noise, start in tqdm(segments, desc=f"silence for {split}", unit="file", delay=5, leave=False):
+        file = root / noise.path
         try:
-            with open_audio(str(noise), DEFAULT_SAMPLE_RATE, segment.noise.samples, LENGTH) as audio:
-                audio.seek(segment.start)
+            with open_audio(str(file), DEFAULT_SAMPLE_RATE, noise.samples, LENGTH) as audio:
+                audio.seek(start)
                 wave = audio.read(LENGTH, dtype="int16")
         except BrokenAudio as error:
-            raise UserError(f"{noise} cannot be read: {error}; unpack it again, or move it away") from error
+            raise UserError(f"{file} cannot be read: {error}; unpack it again, or move it away") from error
         if len(wave) < LENGTH:
-            raise UserError(f"{noise} ends before its header says; unpack it again, or move it away")
-        name = place / f"{noise.stem}_{segment.start}.flac"
+            raise UserError(f"{file} ends before its header says; unpack it again, or move it away")
+        name = place / f"{file.stem}_{start}.flac"
         soundfile.write(str(folder.partial / name), wave, DEFAULT_SAMPLE_RATE, subtype="PCM_16")
         paths.append(str(folder.final / name))
     return paths

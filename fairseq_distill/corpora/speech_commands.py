@@ -93,24 +93,21 @@ def write(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
 
 def _find_words(source: Path, left_out: LeftOut) -> Dict[str, List[Utterance]]:
     """Every word's files, in the split that the lists give."""
-    listed = {split: _read_list(source / name) for split, name in LISTS.items()}
+    listed = {path: split for split, name in LISTS.items() for path in _read_list(source / name)}
     splits: Dict[str, List[Utterance]] = {"train": [], "valid": [], "test": []}
     for word in (path for path in list_folders(source) if not path.name.startswith(("_", "."))):
         for file in list_files(word, ".wav"):
             path = f"{word.name}/{file.name}"
-            split = next((split for split, files in listed.items() if path in files), "train")
-            splits[split].append(_label(path, word.name))
-    found = {utterance.path for utterances in splits.values() for utterance in utterances}
-    for split, files in listed.items():
-        for path in sorted(files - found):
-            left_out.add(split, f"missing, though in {LISTS[split]}", path)
+            splits[listed.pop(path, "train")].append(_label(path, word.name))
+    for path, split in listed.items():
+        left_out.add(split, f"missing, though in {LISTS[split]}", path)
     return splits
 
 
-def _read_list(path: Path) -> Set[str]:
-    """The files that an official list names."""
+def _read_list(path: Path) -> List[str]:
+    """The files that an official list names, sorted."""
     try:
-        return set(path.read_text(encoding="utf-8").split())
+        return sorted(path.read_text(encoding="utf-8").split())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"cannot read {path}: {error}. The folder must hold the unpacked corpus: a folder for each word, "

@@ -156,7 +156,7 @@ def _read_trials(path: Path) -> List[Trial]:
             raise UserError(
                 f"{path}, line {number}: expected 0 or 1 and two files SPEAKER/VIDEO/FILE, found {' '.join(fields)!r}"
             )
-        trials.append(tuple(fields))
+        trials.append((fields[0], fields[1], fields[2]))
     if not trials:
         raise UserError(f"{path} is empty: it should hold a trial a line")
     return trials

@@ -129,8 +129,8 @@ def load_multitask_dataset(
 ) -> MultitaskDataset:
     """Read FOLDER/SPLIT.tsv of all folders and the label files of the tasks that have each folder.
 
-    `folders` and `classes` (by name) are those of each task; `settings` say how audio is read, whose waves are normalised
-    after the augmentation; the last three are as in `MultitaskDataset`.
+    `folders` and `classes` (by name) are those of each task; `settings` say how audio is read, but its waves are
+    normalised after the augmentation; the last three arguments are as in `MultitaskDataset`.
 
     Raises:
         UserError: something is missing or broken, or no utterance has a label that the tasks know.

@@ -161,10 +161,6 @@ class MultitaskModel(BaseFairseqModel):
             )
         return super().load_state_dict(state_dict, *args, **kwargs)
 
-    def max_positions(self) -> None:
-        """Waves of any length."""
-        return None
-
 
 def load_multitask(path: PathLike) -> MultitaskModel:
     """Load a fine-tuned model without its data: evaluation mode, float32, CPU; waves are normalised as it needs.

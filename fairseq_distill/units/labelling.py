@@ -49,15 +49,15 @@ class Labeller:
     Args:
         layer_frames: the teacher's layer.
         kmeans: fitted on frames of that layer.
-        sample_rate: samples a second; files at another rate cannot be used.
     """
 
-    def __init__(self, layer_frames: LayerFrames, kmeans: MiniBatchKMeans, sample_rate: int = DEFAULT_SAMPLE_RATE):
-        self.sample_rate = sample_rate
+    def __init__(self, layer_frames: LayerFrames, kmeans: MiniBatchKMeans):
         self.layer_frames = layer_frames
         self.kmeans = kmeans
         self.cfg = layer_frames.encoder.cfg
-        self.silence = int(np.bincount(self.label(torch.zeros(max(sample_rate, self.cfg.shortest_wave)))).argmax())
+        self.silence = int(
+            np.bincount(self.label(torch.zeros(max(DEFAULT_SAMPLE_RATE, self.cfg.shortest_wave)))).argmax()
+        )
 
     def label(self, wave: Tensor) -> np.ndarray:
         """Units (frames,) of a wave (samples,); raises BrokenAudio where the layer is not finite."""
@@ -99,7 +99,7 @@ class Labeller:
 
         def read(row: int) -> Union[Tensor, BrokenAudio]:
             try:
-                return read_wave(manifest.path(row), self.sample_rate, manifest.sizes[row], self.cfg.shortest_wave)
+                return read_wave(manifest.path(row), DEFAULT_SAMPLE_RATE, manifest.sizes[row], self.cfg.shortest_wave)
             except BrokenAudio as problem:
                 return problem
 

@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subcommands(parser, "kind", _KINDS)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate, and print the result on stdout; returns the exit code."""
-    return _KINDS[args.kind].run(args)
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, and print the result on stdout."""
+    _KINDS[args.kind].run(args)
 
 
 def explain_old_form(words: List[str]) -> Optional[str]:

@@ -41,13 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate, and print the result; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, and print the result."""
     if args.show is not None and args.show < 1:
         raise UserError(f"--show {args.show}: give a number of utterances, at least 1")
     result = evaluate_ctc(args.checkpoint, args.data, args.split, args.labels, args.show or 0)
     print(json.dumps(result) if args.json else format_recognition(result))
-    return 0
 
 
 def format_recognition(result: Dict[str, Any]) -> str:

@@ -44,12 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate, and print the result; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, and print the result."""
     found = evaluate_heads(load_multitask(args.checkpoint), args.data, args.split, args.trials)
     result = {"checkpoint": str(args.checkpoint), **found}
     print(json.dumps(result) if args.json else format_heads(result))
-    return 0
 
 
 def format_heads(result: Dict[str, Any]) -> str:

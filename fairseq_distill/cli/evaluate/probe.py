@@ -73,11 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate, and print the result; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, and print the result."""
     result = evaluate_probe(args.checkpoint, args.data, args.label, args.cache, args.random_weights, args.trials)
     print(json.dumps(result) if args.json else format_table(result))
-    return 0
 
 
 def default_cache() -> Path:
