@@ -11,6 +11,7 @@ students of this plugin                 cfg.model, cfg.task               (nothi
 
 import logging
 import reprlib
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -151,13 +152,12 @@ def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tup
             problems.append(f"{key} is missing")
         elif theirs[key].shape != value.shape:
             problems.append(f"{key} is {tuple(theirs[key].shape)}, its settings say {tuple(value.shape)}")
-    left_out = dict(checkpoint.others)
+    left_out = Counter(checkpoint.others)
     for key in theirs.keys() - wanted.keys():
         if key.startswith(_OWN_PARTS):
             problems.append(f"{key} has no place in these settings")
         parts = key.split(".")
-        module = ".".join(parts[: 2 if parts[0] in ("encoder", "w2v_encoder") else 1])
-        left_out[module] = left_out.get(module, 0) + 1
+        left_out[".".join(parts[: 2 if parts[0] in ("encoder", "w2v_encoder") else 1])] += 1
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise UserError(f"{checkpoint.path}: the weights do not fit the settings of {checkpoint.name}: {shown}")
@@ -217,10 +217,8 @@ def _split(settings: Dict) -> Tuple[Dict, Dict]:
 def _find_name(path: PathLike, model: Mapping, weights: Mapping) -> str:
     name = model.get("_name") or model.get("arch")
     if not name:  # some files lost the name; what only one family has tells it
-        if "label_embs_concat" in weights:
-            name = "hubert"
-        elif any(key.startswith("quantizer.") for key in weights):
-            name = "wav2vec2"
+        marks = {"label_embs_concat": "hubert", "quantizer.": "wav2vec2"}
+        name = next((family for mark, family in marks.items() if any(key.startswith(mark) for key in weights)), None)
     if name not in _FAMILIES:
         raise UserError(
             f"{path}: architecture {reprlib.repr(name)} is not supported; supported: {', '.join(_FAMILIES)} "

@@ -12,9 +12,6 @@ KINDS = ("distill", "finetune")
 def find_recipes(kind: str = "distill") -> Path:
     """Return the folder that holds the recipes: inside the installed package, or the checkout's config.
 
-    Args:
-        kind: one of `KINDS`.
-
     Raises:
         UserError: the folder is not there.
     """

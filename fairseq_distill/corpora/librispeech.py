@@ -56,10 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def write(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
     """Write each split with .speaker, .wrd and .ltr, with .spm if asked for, and the dictionaries of train's tokens.
 
-    Args:
-        args: as declared above.
-        source: the folder of the subsets, or the one that holds it as LibriSpeech.
-        folder: where to.
+    `source` is the folder of the subsets, or the one that holds it as LibriSpeech.
 
     Raises:
         UserError: a subset is missing, nothing is left of a split, or no model of this size can be trained.

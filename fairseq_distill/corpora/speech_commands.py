@@ -59,12 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def write(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
-    """Write train, valid and test with .keyword and .speaker.
-
-    Args:
-        args: as declared above.
-        source: the unpacked corpus.
-        folder: where to.
+    """Write train, valid and test of the unpacked corpus with .keyword and .speaker.
 
     Raises:
         UserError: `source` or the test set is not in the layout above, or nothing is left of a split.
@@ -141,8 +136,7 @@ def _reduce_to_12(splits: Dict[str, List[Utterance]], left_out: LeftOut, officia
         others = [row for row, utterance in enumerate(utterances) if utterance.labels["keyword"] not in KEYWORDS]
         dropped: Set[int] = set()
         if name == "valid" or (name == "test" and not official_test):
-            kept = random.Random(0).sample(others, min(_tenth(utterances), len(others)))
-            dropped = set(others) - set(kept)
+            dropped = set(others) - set(random.Random(0).sample(others, min(_tenth(utterances), len(others))))
         for row in others:
             labels = utterances[row].labels
             if row in dropped:
@@ -163,8 +157,7 @@ def _add_silence(
     noises = keep_usable(source, NOISE, noises, report.left_out)
     written = []
     for name in ("train", "valid") if official_test else ("train", "valid", "test"):
-        segments = choose_segments(noises, name, _tenth(splits[name]))
-        paths = write_segments(folder, source, name, segments)
+        paths = write_segments(folder, source, name, choose_segments(noises, name, _tenth(splits[name])))
         splits[name] += [
             Utterance(path, {"keyword": SILENCE, "speaker": ""}, samples=DEFAULT_SAMPLE_RATE) for path in paths
         ]

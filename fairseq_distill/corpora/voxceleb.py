@@ -57,11 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def write(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
     """Write train, valid and test with .speaker, and for verification test.trials, `label path path` as in test.tsv.
 
-    Args:
-        args: as declared above. For verification, the speakers of the trial list are test; of every other speaker with
-            several videos, the last one in the alphabet is in valid.
-        source: the unpacked corpus.
-        folder: where to.
+    For verification, the speakers of the trial list are test; of every other speaker with several videos, the last one
+    in the alphabet is in valid.
 
     Raises:
         UserError: `source` is not in the layout above, a list is missing or broken, or nothing is left of a split.

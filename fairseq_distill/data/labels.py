@@ -9,13 +9,8 @@ from ..errors import UserError
 def read_lines(path: Path, what: str = "", advice: str = "") -> List[str]:
     """The lines of a text file, without the spaces around them.
 
-    Args:
-        path: the file.
-        what: what it is, for the error, such as "the trials ".
-        advice: what the error says behind the cause.
-
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read; `what`, such as "the trials ", and `advice` stand before and behind path and cause.
     """
     try:
         with open(path, encoding="utf-8") as stream:

@@ -22,12 +22,7 @@ def process_waves(
 ) -> Tuple[Dict[int, Result], UnreadableFiles]:
     """Call `process` with the wave of each row, (samples,) float32 at 16 kHz, with a progress bar on stderr.
 
-    Args:
-        manifest: the manifest.
-        rows: of the manifest, from 0.
-        shortest: samples that a wave must have.
-        process: may raise BrokenAudio for a wave that it cannot use.
-        title: of the progress bar.
+    Rows count from 0; a wave must have `shortest` samples; `process` may raise BrokenAudio for one that it cannot use.
 
     Returns:
         (row -> result, rows whose files could not be used).

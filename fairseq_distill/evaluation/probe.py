@@ -109,15 +109,8 @@ def choose_probe(
 ) -> Tuple[Probe, float]:
     """Train a probe for each strength in `L2_GRID` and keep the best on the validation set.
 
-    Best is the highest accuracy, among equals the lowest cross-entropy.
-
-    Args:
-        train: (standardised features, class numbers).
-        valid: the same of the validation set.
-        count: number of classes.
-
-    Returns:
-        (probe, its accuracy on the validation set).
+    Best is the highest accuracy, among equals the lowest cross-entropy. Each set is (standardised features, class
+    numbers), of `count` classes. Returns the probe and its accuracy on the validation set.
     """
     strengths = tqdm(L2_GRID, desc="probe, each strength of the penalty", unit="fit")
     probes = [fit_probe(*train, count, l2) for l2 in strengths]

@@ -183,11 +183,10 @@ def classify(splits: Dict[str, Split]) -> Tuple[Probe, Dict[str, Any]]:
     )
     probe, valid_accuracy = choose_probe(train, valid, len(numbers))
     right, _ = probe.score(*test)
-    commonest = np.bincount(train[1]).argmax()
     return probe, {
         **measure_classes(probe.logits(test[0]).argmax(axis=1), test[1]),
         "accuracy_interval": list(accuracy_interval(right, len(test[1]))),
-        "chance": float((test[1] == commonest).mean()),
+        "chance": float((test[1] == np.bincount(train[1]).argmax()).mean()),
         "valid_accuracy": valid_accuracy,
         "l2": probe.l2,
         "layer_weights": probe.layer_weights.tolist(),
@@ -205,20 +204,18 @@ def verify_speakers(
     """
     layers = test.features.shape[1]
     single = np.eye(layers)
-    candidates = [("equal weights", np.full(layers, 1 / layers))]
-    if probe is not None:
-        candidates.append(("the probe's weights", probe.layer_weights))
-    candidates += [(f"layer {number}", weights) for number, weights in enumerate(single)]
+    name, choice = "equal weights", "as valid has no pairs of the same and of different speakers to choose by"
+    candidates = {name: np.full(layers, 1 / layers)}
     if all(count_pairs(valid.labels)):
-        name, weights = min(candidates, key=lambda candidate: verify(valid.features, candidate[1], valid.labels))
-        choice = f"{name}, lowest on valid"
-    else:
-        name, weights = candidates[0]
-        choice = f"{name}, as valid has no pairs of the same and of different speakers to choose by"
+        if probe is not None:
+            candidates["the probe's weights"] = probe.layer_weights
+        candidates.update((f"layer {number}", weights) for number, weights in enumerate(single))
+        name = min(candidates, key=lambda name: verify(valid.features, candidates[name], valid.labels))
+        choice = "lowest on valid"
     same, different = count_pairs(test.labels) if trials is None else trials.count()
     return {
-        **measure_verification(test.features, weights, test.labels, trials),
-        "eer_layers": choice,
+        **measure_verification(test.features, candidates[name], test.labels, trials),
+        "eer_layers": f"{name}, {choice}",
         "eer_per_layer": [verify(test.features, weights, test.labels, trials) for weights in single],
         "same_pairs": same,
         "different_pairs": different,

@@ -17,12 +17,8 @@ _BLOCK = 10_000  # trials scored at a time
 def score_pairs(embeddings: np.ndarray, speakers: Sequence[str]) -> Tuple[np.ndarray, np.ndarray]:
     """Cosine of every pair of different utterances.
 
-    Args:
-        embeddings: (utterances, width).
-        speakers: one name an utterance.
-
-    Returns:
-        (scores, same), each (utterances * (utterances - 1) / 2,): the cosine, and whether the speakers are the same.
+    Of embeddings (utterances, width) and a speaker's name for each, (scores, same), each (utterances * (utterances - 1)
+    / 2,): the cosine, and whether the speakers are the same.
     """
     unit, names = normalize(embeddings), np.unique(np.asarray(speakers), return_inverse=True)[1]
     pairs = np.triu(np.ones((len(names), len(names)), dtype=bool), k=1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..checkpoints.reading import EncoderCheckpoint, load_encoder, read_checkpoint
 from ..encoder.anatomy import BIAS_HEADS
-from ..encoder.config import FRONT_FIELDS, EncoderConfig
+from ..encoder.config import FRONT_FIELDS, KIND_FIELDS, EncoderConfig
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 from ..run.paths import find_file, make_absolute
@@ -22,22 +22,7 @@ from .selection import Selection, check_shapes, choose_kept
 
 logger = logging.getLogger(__name__)
 
-LAYER_FIELDS = FRONT_FIELDS + [
-    "encoder_embed_dim",
-    "encoder_ffn_embed_dim",
-    "encoder_attention_heads",
-    "head_dim",
-    "activation_fn",
-    "layer_norm_first",
-    "conv_pos",
-    "conv_pos_groups",
-    "conv_pos_batch_norm",
-    "pos_conv_depth",
-    "relative_position_embedding",
-    "num_buckets",
-    "max_distance",
-    "gru_rel_pos",
-]
+LAYER_FIELDS = KIND_FIELDS + ["encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads", "head_dim"]
 LIKE_INIT = ("none", "front", "layers", "all")
 # the settings below as they stand in a student's own checkpoint, which needs no other file
 STANDALONE = {

@@ -64,13 +64,12 @@ def find_groups(request: ClusterRequest, folder: Union[str, Path], device: str =
 
 def _read_or_compute(request: ClusterRequest, path: Path, device: str) -> List[List[int]]:
     encoders = [load_encoder(teacher) for teacher in request.teachers]
-    weights = [fingerprint_weights(encoder) for encoder in encoders]
-    wanted = {**asdict(request), "weights_sha256": weights}
+    wanted = {**asdict(request), "weights_sha256": [fingerprint_weights(encoder) for encoder in encoders]}
     if path.exists():
         found = read_clusters(path)
-        made_for = found.about.get("request")
-        if made_for != wanted:
-            differs = [key for key in wanted if (made_for or {}).get(key) != wanted[key]]
+        made_for = found.about.get("request") or {}
+        differs = [key for key in wanted if made_for.get(key) != wanted[key]]
+        if differs:
             raise UserError(
                 f"{path} was made for other settings ({', '.join(differs)} differ): remove it to find groups anew, or "
                 "give another checkpoint.save_dir"

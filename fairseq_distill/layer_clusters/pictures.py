@@ -36,13 +36,9 @@ def draw_clusters(clusters: LayerClusters, path: Path) -> None:
 
 
 def draw_similarity(similarity: Similarity, path: Path, rows: str, columns: str) -> None:
-    """Draw the map between two encoders; a ring in each row marks its highest value. Errors as above.
+    """Draw the map between two encoders' hidden states; a ring in each row marks its highest value. Errors as above.
 
-    Args:
-        similarity: of one encoder's hidden states (rows) with another's (columns).
-        path: of the picture.
-        rows: name of the vertical axis.
-        columns: name of the horizontal axis.
+    `rows` and `columns` are the names of the axes.
     """
     height, width = similarity.values.shape
     figure = make_figure(3 + 0.45 * width, 2 + 0.4 * height)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from ..encoder.config import FRONT_FIELDS, EncoderConfig
+from ..encoder.config import KIND_FIELDS, EncoderConfig
 from ..encoder.size import Size, count_size
 from ..errors import UserError
 from .budget import Budget
@@ -12,19 +12,6 @@ from .stacks import list_stacks
 RATIOS = (4, 2, 1)  # FFN neurons to width: 4 as in BERT, HuBERT and wav2vec 2.0, 1 as in FitHuBERT, and between
 HEAD_DIMS = (64, 56, 48, 40, 32)
 WIDEST = 4096
-# with the convolution stack, what makes an encoder one of its teacher's kind whatever its size
-KIND_FIELDS = FRONT_FIELDS + [
-    "layer_norm_first",
-    "activation_fn",
-    "conv_pos",
-    "conv_pos_groups",
-    "conv_pos_batch_norm",
-    "pos_conv_depth",
-    "relative_position_embedding",
-    "num_buckets",
-    "max_distance",
-    "gru_rel_pos",
-]
 
 
 class Shape(NamedTuple):

@@ -2,8 +2,8 @@
 
 from typing import Any, List, Mapping
 
-from ..encoder.config import FRONT_FIELDS, EncoderConfig
-from .grid import KIND_FIELDS, Shape
+from ..encoder.config import FRONT_FIELDS, KIND_FIELDS, EncoderConfig
+from .grid import Shape
 from .stacks import WHOLE
 
 _WIDTHS = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads")

@@ -76,6 +76,6 @@ def write_units(
         }
         for manifest, done in zip(manifests, labelled)
     ]
-    settings = {**settings, "silence": labeller.silence, "manifests": about}
-    write_whole(out / SETTINGS, lambda path: path.write_text(json.dumps(settings, indent=1) + "\n"))
+    text = json.dumps({**settings, "silence": labeller.silence, "manifests": about}, indent=1) + "\n"
+    write_whole(out / SETTINGS, lambda path: path.write_text(text))
     return labelled
