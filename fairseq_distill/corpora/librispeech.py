@@ -125,11 +125,8 @@ def _find_utterances(source: Path, split: str, subsets: Sequence[str], left_out:
 
 def _read_transcripts(chapter: Path) -> Dict[str, str]:
     """Utterance -> words, single spaces between them, of the chapter's transcripts."""
-    texts = {}
-    for path in list_files(chapter, ".trans.txt"):
-        for name, *words in (line.split() for line in read_lines(path) if line.strip()):
-            texts[name] = " ".join(words)
-    return texts
+    rows = (line.split() for path in list_files(chapter, ".trans.txt") for line in read_lines(path) if line)
+    return {name: " ".join(words) for name, *words in rows}
 
 
 def _add_tokens(

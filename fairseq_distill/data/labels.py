@@ -10,7 +10,7 @@ def read_lines(path: Path, what: str = "", advice: str = "") -> List[str]:
     """The lines of a text file, without the spaces around them.
 
     Raises:
-        UserError: it cannot be read; `what`, such as "the trials ", and `advice` stand before and behind path and cause.
+        UserError: it cannot be read; `what`, such as "the trials ", and `advice` are parts of the sentence.
     """
     try:
         with open(path, encoding="utf-8") as stream:

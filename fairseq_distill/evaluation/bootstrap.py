@@ -26,11 +26,8 @@ def draw_counts(items: int, draws: int = DRAWS, seed: int = SEED, width: int = 0
     """
     generator = np.random.default_rng(seed)
     size = max(1, _BLOCK // max(items, width))
-    with tqdm(total=draws, desc="bootstrap", unit="draw", delay=5, leave=False) as progress:
-        for start in range(0, draws, size):
-            block = min(size, draws - start)
-            yield generator.multinomial(items, np.full(items, 1 / items), size=block)
-            progress.update(block)
+    for start in tqdm(range(0, draws, size), desc="bootstrap", unit="block", delay=5, leave=False):
+        yield generator.multinomial(items, np.full(items, 1 / items), size=min(size, draws - start))
 
 
 def percentile_interval(values: np.ndarray, level: float = 0.95) -> Tuple[float, float]:

@@ -145,11 +145,9 @@ def randomise_weights(encoder: SpeechEncoder, seed: int) -> SpeechEncoder:
 
 def _stat(path: str) -> Sequence[Optional[int]]:
     """Size and time of change of an audio file, or of the ZIP file in ZIP:OFFSET:LENGTH; None for both without one."""
-    for file in (path, path.rsplit(":", 2)[0]):
-        if os.path.isfile(file):
-            facts = os.stat(file)
-            return facts.st_size, facts.st_mtime_ns
-    return None, None
+    files = filter(os.path.isfile, (path, path.rsplit(":", 2)[0]))
+    facts = next(map(os.stat, files), None)
+    return (None, None) if facts is None else (facts.st_size, facts.st_mtime_ns)
 
 
 def _read_cache(file: Path) -> Optional[PooledSplit]:

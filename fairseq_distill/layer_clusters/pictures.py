@@ -101,10 +101,9 @@ def _draw_tree(axes: Any, clusters: LayerClusters, colours: Dict[int, str]) -> N
     tree, members = _order(clusters.tree, len(clusters.layers))
 
     def colour_of(number: int) -> str:
-        found = {colours.get(clusters.layers[item], _GREY) for item in members[number]}
-        groups = [set(group) for group in clusters.groups or []]
-        whole = any({clusters.layers[item] for item in members[number]} <= group for group in groups)
-        return found.pop() if whole else _GREY
+        layers = {clusters.layers[item] for item in members[number]}
+        in_a_group = any(layers <= set(group) for group in clusters.groups or [])
+        return colours[min(layers)] if in_a_group else _GREY
 
     names = [str(layer) for layer in clusters.layers]
     hierarchy.dendrogram(tree, ax=axes, orientation="right", labels=names, link_color_func=colour_of, leaf_font_size=9)

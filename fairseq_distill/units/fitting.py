@@ -61,9 +61,7 @@ def _gather_frames(layer_frames: LayerFrames, sample: SpeechSample, seconds: flo
     for wave, _ in sample:
         try:
             for frames in layer_frames(wave[0]):
-                if share < 1:
-                    frames = frames[random.random(len(frames)) < share]
-                frames = frames[: len(kept) - count]
+                frames = frames[random.random(len(frames)) < share][: len(kept) - count]
                 kept[count : count + len(frames)] = frames
                 count += len(frames)
         except BrokenAudio as problem:

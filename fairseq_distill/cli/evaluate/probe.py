@@ -47,6 +47,7 @@ Features are computed once for each checkpoint and manifest, and found again whi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser.add_argument("checkpoint", metavar="CKPT", type=Path, help="a checkpoint of a teacher or of a student")
     parser.add_argument("--data", metavar="MANIFESTS", type=Path, required=True, help="folder of manifests and labels")
     parser.add_argument("--label", choices=LABEL_KINDS, default="keyword", help="what to predict (default: keyword)")
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache",
         metavar="FOLDER",
         type=Path,
-        default=default_cache(),
+        default=cache_home / "fairseq-distill" / "features",
         help="where pooled features are kept, 40 kB an utterance for HuBERT Base; old ones are never removed (default: "
         "fairseq-distill/features in $XDG_CACHE_HOME, which is ~/.cache if not set)",
     )
@@ -77,11 +78,6 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate, and print the result."""
     result = evaluate_probe(args.checkpoint, args.data, args.label, args.cache, args.random_weights, args.trials)
     print(json.dumps(result) if args.json else format_table(result))
-
-
-def default_cache() -> Path:
-    """The folder for features where none is given."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairseq-distill" / "features"
 
 
 def format_table(result: Dict[str, Any]) -> str:
@@ -116,8 +112,5 @@ def format_table(result: Dict[str, Any]) -> str:
     elif result["label"] == "speaker":
         lines["EER"] = f"none: {result['eer_reason']}"
     lines["time"] = f"{result['seconds']} s"
-    table = align(lines)
-    table.append("".join(f"{head:>8}" for head in ["layer", *columns]))
-    for number, cells in enumerate(zip(*columns.values())):
-        table.append("".join(f"{cell:>8}" for cell in [str(number), *cells]))
-    return "\n".join(table)
+    rows = [["layer", *columns], *([number, *cells] for number, cells in enumerate(zip(*columns.values())))]
+    return "\n".join([*align(lines), *("".join(f"{cell:>8}" for cell in row) for row in rows)])
