@@ -41,9 +41,10 @@ def evaluate_heads(model: nn.Module, data: Path, split: str = "test", trials: Op
     manifest = read_manifest(data / f"{split}.tsv")
     labels = _read_all_labels(model.tasks, manifest, data, split)
     verifications = [task.name for task in model.tasks if task.kind == "verification"]
-    if trials and not verifications:
+    if trials is not None and not verifications:
         raise UserError(f"--trials {trials}: none of this model's tasks is a verification")
-    listed = trials and find_trials(trials, data, manifest, *(labels[name] for name in verifications if name in labels))
+    speakers = [labels[name] for name in verifications if name in labels]
+    listed = None if trials is None else find_trials(trials, data, manifest, *speakers)
     rows = sorted({row for own in labels.values() for row, label in enumerate(own) if label})
 
     @torch.inference_mode()
@@ -70,7 +71,7 @@ def evaluate_heads(model: nn.Module, data: Path, split: str = "test", trials: Op
             found = _measure_decisions(task.name, scores, model.classes[task.name], own)
         else:
             pairs = pair_all(own) if listed is None else listed.keep(used)
-            skipped = listed and len(listed.same) - len(pairs.same)
+            skipped = None if listed is None else len(listed.same) - len(pairs.same)
             found = {"trials_skipped": skipped, **_measure_pairs(task.name, embeddings, pairs, own)}
         tasks[task.name] = {"kind": task.kind, "utterances": len(used), **found}
     return {

@@ -67,9 +67,11 @@ def evaluate_probe(
     start = time.monotonic()
     data = Path(data)
     labels = read_all_labels(data, label)
-    if trials_file and label != "speaker":
-        raise UserError(f"--trials {trials_file} compares speakers: give --label speaker")
-    listed = trials_file and find_trials(trials_file, data, read_manifest(data / "test.tsv"), labels["test"])
+    listed = None
+    if trials_file is not None:
+        if label != "speaker":
+            raise UserError(f"--trials {trials_file} compares speakers: give --label speaker")
+        listed = find_trials(trials_file, data, read_manifest(data / "test.tsv"), labels["test"])
     # told now, not after minutes of computing features
     rows = {name: [row for row, text in enumerate(texts) if text] for name, texts in labels.items()}
     trials = listed and listed.keep(rows["test"])
