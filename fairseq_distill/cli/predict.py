@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> None:
     result = describe(model, args.files, outputs)
     if args.embed:
         names = outputs[0].embeddings
-        arrays = {name: torch.cat([output.embeddings[name] for output in outputs]).numpy() for name in names}
+        arrays: Dict[str, Any] = {
+            name: torch.cat([output.embeddings[name] for output in outputs]).numpy() for name in names
+        }
         write_whole(args.embed, lambda partial: np.savez(partial, files=np.array(args.files), **arrays))
     print(json.dumps(result) if args.json else format_result(result, args.top))
 

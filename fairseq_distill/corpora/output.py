@@ -74,7 +74,7 @@ class Report:
 
     def describe(self) -> str:
         """The table and, below it, what was left out and the notes."""
-        table = [self.rows[0].keys(), *(row.values() for row in self.rows)]
+        table = [list(self.rows[0]), *(list(row.values()) for row in self.rows)]
         lines = ["".join(f"{cell:>12}" for cell in cells) for cells in table]
         left_out = [f"  {line}" for line in self.left_out.describe()]
         return "\n".join([*lines, "left out:" if left_out else "left out: nothing", *left_out, *self.notes])
