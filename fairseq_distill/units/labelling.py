@@ -1,10 +1,10 @@
 """Label files of fairseq's `hubert_pretraining`: the unit of every frame, a line for each row of a manifest."""
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Deque, Iterator, List, Tuple, Union
+from typing import Iterator, List, Tuple, Union
 
 import numpy as np
 import torch
@@ -103,12 +103,10 @@ class Labeller:
             except BrokenAudio as problem:
                 return problem
 
-        waiting: Deque[Tuple[int, Future]] = deque()
+        rows = range(len(manifest.paths))
         with ThreadPoolExecutor(_THREADS) as pool:
-            for row in range(len(manifest.paths)):
-                waiting.append((row, pool.submit(read, row)))
-                if len(waiting) > _AHEAD:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            for row, future in waiting:
-                yield row, future.result()
+            waiting = deque(pool.submit(read, row) for row in rows[:_AHEAD])
+            for row in rows:
+                yield row, waiting.popleft().result()
+                if row + _AHEAD < len(rows):
+                    waiting.append(pool.submit(read, row + _AHEAD))

@@ -17,7 +17,6 @@ F1, over test speakers for error rates of pairs, which count as often as their s
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any, Dict
@@ -74,13 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> None:
-    """Evaluate, and print the result."""
-    result = evaluate_probe(args.checkpoint, args.data, args.label, args.cache, args.random_weights, args.trials)
-    print(json.dumps(result) if args.json else format_table(result))
+def measure(args: argparse.Namespace) -> Dict[str, Any]:
+    """The result, as `--json` prints it."""
+    return evaluate_probe(args.checkpoint, args.data, args.label, args.cache, args.random_weights, args.trials)
 
 
-def format_table(result: Dict[str, Any]) -> str:
+def format_result(result: Dict[str, Any]) -> str:
     """The result for people: a line for each figure, then a line for each layer."""
     seed = result["random_weights"]
     skipped = [f"{n} {why} in {name}" for name in SPLITS for why, n in result["skipped"][name].items() if n]
