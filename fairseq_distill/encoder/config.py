@@ -12,7 +12,7 @@ DEFAULT_SAMPLE_RATE = 16_000  # samples a second, where a checkpoint names none
 FAMILIES = ("hubert", "wav2vec2", "data2vec", "wavlm")
 # what the convolution stack of an encoder is, apart from the layers
 FRONT_FIELDS = ["family", "normalize", "extractor_mode", "conv_feature_layers", "conv_bias", "project_features"]
-# with the convolution stack, what makes an encoder one of its kind whatever its size
+# with the convolution stack, what makes an encoder one of its teacher's kind whatever its size
 KIND_FIELDS = FRONT_FIELDS + [
     "layer_norm_first",
     "activation_fn",

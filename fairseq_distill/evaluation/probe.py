@@ -11,7 +11,7 @@ layer this is scikit-learn's LogisticRegression with C = 1 / (l2 * utterances).
 
 import logging
 from dataclasses import dataclass
-from typing import Tuple
+from typing import List, Tuple
 
 import numpy as np
 import torch
@@ -112,11 +112,13 @@ def choose_probe(
     Best is the highest accuracy, among equals the lowest cross-entropy. Each set is (standardised features, class
     numbers), of `count` classes. Returns the probe and its accuracy on the validation set.
     """
-    strengths = tqdm(L2_GRID, desc="probe, each strength of the penalty", unit="fit")
-    probes = [fit_probe(*train, count, l2) for l2 in strengths]
-    scores = [probe.score(*valid) for probe in probes]
-    best = max(range(len(probes)), key=lambda i: (scores[i][0], -scores[i][1]))
-    return probes[best], scores[best][0] / len(valid[1])
+    tried: List[Tuple[int, float, Probe]] = []
+    for l2 in tqdm(L2_GRID, desc="probe, each strength of the penalty", unit="fit"):
+        probe = fit_probe(*train, count, l2)
+        right, loss = probe.score(*valid)
+        tried.append((right, -loss, probe))
+    right, _, best = max(tried, key=lambda found: found[:2])
+    return best, right / len(valid[1])
 
 
 def accuracy_interval(right: int, utterances: int) -> Tuple[float, float]:
