@@ -11,6 +11,7 @@ students of this plugin                 cfg.model, cfg.task               (nothi
 
 import logging
 import reprlib
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -151,13 +152,12 @@ def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tup
             problems.append(f"{key} is missing")
         elif theirs[key].shape != value.shape:
             problems.append(f"{key} is {tuple(theirs[key].shape)}, its settings say {tuple(value.shape)}")
-    left_out = dict(checkpoint.others)
+    left_out = Counter(checkpoint.others)
     for key in theirs.keys() - wanted.keys():
         if key.startswith(_OWN_PARTS):
             problems.append(f"{key} has no place in these settings")
         parts = key.split(".")
-        module = ".".join(parts[: 2 if parts[0] in ("encoder", "w2v_encoder") else 1])
-        left_out[module] = left_out.get(module, 0) + 1
+        left_out[".".join(parts[: 2 if parts[0] in ("encoder", "w2v_encoder") else 1])] += 1
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise UserError(f"{checkpoint.path}: the weights do not fit the settings of {checkpoint.name}: {shown}")
@@ -166,20 +166,20 @@ def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tup
 
 def _collect_tensors(model: Mapping) -> Tuple[Dict[str, Tensor], Dict[str, int]]:
     """(tensors by name, number of tensors of each entry that is no tensor but a collection of them)."""
-    weights, others = {}, {}
-    for key, value in model.items():
-        if isinstance(value, Tensor):
-            weights[str(key)] = value.detach()  # without what a pickle may hang on a tensor: hooks, attributes
-        else:
-            others[str(key)] = len(value) if isinstance(value, dict) else 1
-    return weights, others
+    # without what a pickle may hang on a tensor: hooks, attributes
+    weights = {str(key): value.detach() for key, value in model.items() if isinstance(value, Tensor)}
+    others = {str(key): value for key, value in model.items() if not isinstance(value, Tensor)}
+    return weights, {key: len(value) if isinstance(value, dict) else 1 for key, value in others.items()}
 
 
 def _find_settings(path: PathLike, state: Mapping, weights: Dict[str, Tensor]) -> Tuple[Dict, Dict[str, Tensor]]:
     """(settings, weights) of the encoder, taken out of a fine-tuned model around it."""
     cfg, args = to_plain(state.get("cfg")), to_plain(state.get("args"))
     if cfg and "model" not in cfg:  # Microsoft's: flat, and the task's settings among the model's
-        return {"_name": "wavlm", **cfg}, _move_position_bias(weights)
+        # the position bias that all layers share stands in layer 0 there, see `TransformerEncoder`
+        shared = "relative_attention_bias"
+        moved = {key.replace(f"layers.0.self_attn.{shared}", shared): value for key, value in weights.items()}
+        return {"_name": "wavlm", **cfg}, moved
     if not cfg and not args:
         raise UserError(
             f"{path} holds neither 'cfg' nor 'args': fairseq did not write it, or its settings were removed"
@@ -214,19 +214,11 @@ def _split(settings: Dict) -> Tuple[Dict, Dict]:
     return settings, settings
 
 
-def _move_position_bias(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """Microsoft keeps the position bias that all layers share in layer 0, see `TransformerEncoder`."""
-    theirs = "layers.0.self_attn.relative_attention_bias"
-    return {key.replace(theirs, "relative_attention_bias"): value for key, value in weights.items()}
-
-
 def _find_name(path: PathLike, model: Mapping, weights: Mapping) -> str:
     name = model.get("_name") or model.get("arch")
     if not name:  # some files lost the name; what only one family has tells it
-        if "label_embs_concat" in weights:
-            name = "hubert"
-        elif any(key.startswith("quantizer.") for key in weights):
-            name = "wav2vec2"
+        marks = {"label_embs_concat": "hubert", "quantizer.": "wav2vec2"}
+        name = next((family for mark, family in marks.items() if any(key.startswith(mark) for key in weights)), None)
     if name not in _FAMILIES:
         raise UserError(
             f"{path}: architecture {reprlib.repr(name)} is not supported; supported: {', '.join(_FAMILIES)} "

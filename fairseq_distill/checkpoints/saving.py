@@ -27,13 +27,13 @@ def save_pruned(path: PathLike, checkpoint: EncoderCheckpoint, pruned: PrunedEnc
     if path.exists() and path.samefile(checkpoint.path):
         raise UserError(f"{path} is the file that is being pruned: give the result another name")
     heads = {key: value for key, value in checkpoint.weights.items() if key.startswith(_HEADS)}
-    settings = {**checkpoint.settings, **_describe(checkpoint, pruned, bool(heads))}
-    history = [{"criterion_name": "none", "optimizer_name": "none", "lr_scheduler_state": {}, "num_updates": 0}]
     state = {
         "args": None,
-        "cfg": settings,
+        "cfg": {**checkpoint.settings, **_describe(checkpoint, pruned, bool(heads))},
         "model": {**pruned.weights, **heads},
-        "optimizer_history": history,
+        "optimizer_history": [
+            {"criterion_name": "none", "optimizer_name": "none", "lr_scheduler_state": {}, "num_updates": 0}
+        ],
         "task_state": {},
         "extra_state": {"train_iterator": {"epoch": 1}},
         "last_optimizer_state": None,

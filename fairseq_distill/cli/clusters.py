@@ -1,4 +1,10 @@
-"""`fairseq-distill clusters`: which layers of a teacher are similar."""
+"""Compare the layers of a teacher on your speech, and group those that are similar.
+
+Every two hidden states are compared by linear CKA, on a random part of their frames; the layers are clustered bottom-up
+by 1 - similarity. The table shows the groups for every number of clusters and the mean silhouette of each; nothing is
+chosen unless --clusters or --height says so. This is the idea of SKILL (arXiv 2402.16830), whose own linkage, data and
+clusters we do not know: groups found here are your data's.
+"""
 
 import argparse
 from pathlib import Path
@@ -16,22 +22,14 @@ from ..layer_clusters.clustering import (
     score_cuts,
     suggest_clusters,
 )
-from ..layer_clusters.fingerprint import fingerprint_weights
+from ..layer_clusters.fingerprint import identify
 from ..layer_clusters.pictures import TITLES, draw_clusters
 from ..layer_clusters.similarity import MEASURES, SHARE, Similarity, compute_similarity
 from ..layer_clusters.storage import write_clusters
+from .formatting import align
 
 HELP = "similarities of a teacher's layers, their tree of clusters, and groups of layers to distil from"
 CRITERION = "highest mean silhouette"
-
-_DESCRIPTION = """\
-Compare the layers of a teacher on your speech, and group those that are similar.
-
-Every two hidden states are compared by linear CKA, on a random part of their frames; the layers are clustered bottom-up
-by 1 - similarity. The table shows the groups for every number of clusters and the mean silhouette of each; nothing is
-chosen unless --clusters or --height says so. This is the idea of SKILL (arXiv 2402.16830), whose own linkage, data and
-clusters we do not know: groups found here are your data's.
-"""
 
 EPILOG = """\
 MANIFEST is fairseq's audio manifest: the audio root, then PATH<TAB>SAMPLES a line, 16 kHz. Utterances are drawn at
@@ -48,7 +46,6 @@ maintained library has it in a form that streams.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and its help."""
-    parser.description = _DESCRIPTION
     parser.add_argument("teacher", metavar="TEACHER", type=Path, help="any checkpoint that fairseq-distill info reads")
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="speech, such as train.tsv")
     where = parser.add_mutually_exclusive_group()
@@ -82,17 +79,18 @@ def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="which utterances and frames (default: 0)")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Compare, cluster, print, write, draw; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Compare, cluster, print, write, draw."""
     teacher = load_encoder(args.teacher)
     sample = SpeechSample(args.manifest, args.seconds, args.seed, teacher.cfg)
     list_clustered_layers(teacher.depth, args.clusters, args.height, args.include_layer0)  # told now, not after minutes
     similarity = compute_similarity(teacher, sample, args.measure, args.share, args.seed)
-    where = dict(clusters=args.clusters, height=args.height, include_layer0=args.include_layer0)
-    found = cluster_layers(similarity, linkage=args.linkage, adjacent=args.adjacent, **where)
+    found = cluster_layers(
+        similarity, args.clusters, args.height, args.linkage, args.adjacent, include_layer0=args.include_layer0
+    )
     scores = score_cuts(found)
     found.about = {
-        "teacher": {"path": str(args.teacher), "weights_sha256": fingerprint_weights(teacher)},
+        "teacher": identify(args.teacher, teacher),
         "data": sample.describe(),
         "suggestion": {
             "clusters": suggest_clusters(scores),
@@ -108,7 +106,6 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         draw_clusters(found, args.plot)
         print(f"drawn in {args.plot}")
-    return 0
 
 
 def describe_comparison(similarity: Similarity, sample: SpeechSample) -> List[str]:
@@ -134,9 +131,6 @@ def _describe_cuts(found: LayerClusters, scores: Dict[int, float]) -> List[str]:
         lines.append(f"{clusters:>8}{score:>12}{height:>8.3f}  {format_groups(cut(found, clusters))}")
     suggested = suggest_clusters(scores)
     why = f"{suggested} clusters, for the {CRITERION}" if suggested else "none: too few layers"
-    lines += ["", f"suggested   {why}"]
-    if found.groups is None:
-        lines.append("groups      none: the tree was not cut, choose by --clusters or --height")
-    else:
-        lines.append(f"groups      {format_groups(found.groups)}")
-    return lines
+    uncut = "none: the tree was not cut, choose by --clusters or --height"
+    groups = uncut if found.groups is None else format_groups(found.groups)
+    return [*lines, "", *align({"suggested": why, "groups": groups})]

@@ -12,9 +12,6 @@ KINDS = ("distill", "finetune")
 def find_recipes(kind: str = "distill") -> Path:
     """Return the folder that holds the recipes: inside the installed package, or the checkout's config.
 
-    Args:
-        kind: one of `KINDS`.
-
     Raises:
         UserError: the folder is not there.
     """
@@ -30,7 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", nargs="?", choices=KINDS, default=KINDS[0], help="which recipes (default: distill)")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the folder; return the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Print the folder."""
     print(find_recipes(args.kind))
-    return 0

@@ -5,7 +5,6 @@ import json
 from typing import Any, Dict
 
 import torch
-from torch import Tensor
 
 from ..checkpoints.reading import load_encoder, read_checkpoint
 from ..encoder.model import SpeechEncoder
@@ -13,6 +12,7 @@ from ..encoder.size import frame_rate, measure_parts
 from ..pruning.expected_size import METRICS, ExpectedSize
 from ..pruning.gates import get_gates
 from ..shapes.measure import RUNS, measure_real_time_factor
+from .formatting import describe_extractor, describe_norm, describe_threads
 
 HELP = "what a checkpoint is: family, parameters, MACs per second of audio, a row for each layer"
 EPILOG = """example:
@@ -34,11 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the description; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Print the description."""
     description = describe(args.checkpoint, args.seconds, args.measure)
     print(json.dumps(description, indent=2) if args.json else format_description(description))
-    return 0
 
 
 def describe(path: str, seconds: float = 10.0, measure: bool = False) -> Dict[str, Any]:
@@ -47,18 +46,22 @@ def describe(path: str, seconds: float = 10.0, measure: bool = False) -> Dict[st
     encoder = load_encoder(path)
     cfg = checkpoint.config
     parts = measure_parts(cfg, seconds)
+    # all in the file, but for what only pruning needs
+    counted = [
+        value.numel() for key, value in checkpoint.weights.items() if not key.startswith(("gates.", "size_loss."))
+    ]
     return {
         "checkpoint": str(path),
         "model": checkpoint.name,
         "family": cfg.family,
-        "norm": "pre-norm" if cfg.layer_norm_first else "post-norm",
-        "extractor": _EXTRACTORS[str(cfg.extractor_mode)],
+        "norm": describe_norm(cfg.layer_norm_first),
+        "extractor": describe_extractor(str(cfg.extractor_mode)),
         "normalize": cfg.normalize,
         "sample_rate": checkpoint.sample_rate,
         "frames_per_second": frame_rate(cfg),
         "layers": cfg.encoder_layers,
         "width": cfg.encoder_embed_dim,
-        "parameters": {"encoder": sum(part.parameters for part in parts), "with_heads": _count_all(checkpoint.weights)},
+        "parameters": {"encoder": sum(part.parameters for part in parts), "with_heads": sum(counted)},
         "gates": None if encoder.gates is None else _describe_gates(encoder),
         "macs_per_second": sum(part.macs for part in parts) / seconds,
         "macs_wave_seconds": seconds,
@@ -66,11 +69,6 @@ def describe(path: str, seconds: float = 10.0, measure: bool = False) -> Dict[st
         "threads": torch.get_num_threads() if measure else None,
         "parts": [part._asdict() for part in parts],
     }
-
-
-def _count_all(weights: Dict[str, Tensor]) -> int:
-    """Parameters in the file, but for what only pruning needs."""
-    return sum(value.numel() for key, value in weights.items() if not key.startswith(("gates.", "size_loss.")))
 
 
 def _describe_gates(encoder: SpeechEncoder) -> Dict[str, Any]:
@@ -96,8 +94,8 @@ def format_description(d: Dict[str, Any]) -> str:
         f"{'MACs per second':<24}{d['macs_per_second'] / 1e9:>10.2f} G   (one wave of {d['macs_wave_seconds']:g} s)",
     ]
     if d["real_time_factor"] is not None:
-        threads = f"{d['threads']} thread{'s' if d['threads'] > 1 else ''}, median of {RUNS} runs"
-        lines.append(f"{'real-time factor':<24}{d['real_time_factor']:>10.4f}     (that wave, {threads})")
+        how = f"that wave, {describe_threads(d['threads'])}, median of {RUNS} runs"
+        lines.append(f"{'real-time factor':<24}{d['real_time_factor']:>10.4f}     ({how})")
     if d["gates"] is not None:
         left = ", ".join(
             f"{100 * value:.1f} % of {metric}" for metric, value in d["gates"]["expected_sparsity"].items()
@@ -110,6 +108,3 @@ def format_description(d: Dict[str, Any]) -> str:
         macs = part["macs"] / d["macs_wave_seconds"] / 1e6
         lines.append(f"{part['name']:<16}{part['shape']:<36}{part['parameters']:>12,}{macs:>12.1f}")
     return "\n".join(lines)
-
-
-_EXTRACTORS = {"default": "group-norm", "layer_norm": "layer-norm"}

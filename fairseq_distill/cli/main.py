@@ -10,7 +10,7 @@ from ..errors import UserError
 from . import clusters, configs, evaluate, info, manifest, predict, prune, shapes, similarity, units
 from .subcommands import add_subcommands
 
-# Each module has a docstring, HELP, add_arguments(parser) and run(args) -> exit code; where needed EPILOG, and
+# Each module has a docstring, HELP, add_arguments(parser) and run(args), which prints; where needed EPILOG, and
 # explain_old_form(words) -> what to type instead of a command line that is no longer understood, or None.
 _COMMANDS = {
     "info": info,
@@ -52,10 +52,11 @@ def main(argv: Optional[List[str]] = None) -> int:
         handler.setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:
-        return _COMMANDS[args.command].run(args)
+        _COMMANDS[args.command].run(args)
     except UserError as error:
         print(f"fairseq-distill {args.command}: {error}", file=sys.stderr)
         return 1
+    return 0
 
 
 if __name__ == "__main__":

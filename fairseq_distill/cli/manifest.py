@@ -1,4 +1,13 @@
-"""`fairseq-distill manifest`: fairseq manifests, labels and official splits of an unpacked corpus."""
+"""Write what training and evaluation read, from a corpus as its download unpacks.
+
+That is, for train, valid and test, a manifest SPLIT.tsv (the audio root, then PATH<TAB>SAMPLES a line) and, in the same
+order, a file for each kind of label (SPLIT.keyword, SPLIT.speaker, SPLIT.ltr ...), one label a line, empty where there
+is none.
+
+Every file's header is read. What is not 16 kHz mono, is shorter than 25 ms or cannot be read is left out, and counted
+in the table that is printed. OUT is new or empty; it appears at the end, whole, or not at all. The same corpus gives
+the same files. Audio stays where it is: manifests hold absolute paths to DIR.
+"""
 
 import argparse
 from pathlib import Path
@@ -10,16 +19,6 @@ from .subcommands import add_subcommands
 
 HELP = "write manifests and labels of Speech Commands, VoxCeleb1 or LibriSpeech from an unpacked download"
 
-_DESCRIPTION = """\
-Write what training and evaluation read, from a corpus as its download unpacks: for train, valid and test a manifest
-SPLIT.tsv (the audio root, then PATH<TAB>SAMPLES a line) and, in the same order, a file for each kind of label
-(SPLIT.keyword, SPLIT.speaker, SPLIT.ltr ...), one label a line, empty where there is none.
-
-Every file's header is read. What is not 16 kHz mono, is shorter than 25 ms or cannot be read is left out, and counted
-in the table that is printed. OUT is new or empty; it appears at the end, whole, or not at all. The same corpus gives
-the same files. Audio stays where it is: manifests hold absolute paths to DIR.
-"""
-
 EPILOG = """\
 examples:
   fairseq-distill manifest speech-commands speech_commands_v0.02 --out keywords
@@ -30,26 +29,24 @@ examples:
 """
 
 # Each module has a docstring (what the corpus must look like), HELP, EPILOG (what is written), add_arguments(parser)
-# and run(args, source, folder) -> report.
+# and write(args, source, folder) -> report.
 _CORPORA = {"speech-commands": speech_commands, "voxceleb": voxceleb, "librispeech": librispeech}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare a subcommand for each corpus."""
-    parser.description = _DESCRIPTION
     add_subcommands(parser, "corpus", _CORPORA, _add_folders)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Write the folder, print the table; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Write the folder, print the table."""
     source = args.source.absolute()
     if not source.is_dir():
         raise UserError(f"{args.source} is no folder: give the one that the download was unpacked into")
     with make_folder(args.out) as folder:
-        report = _CORPORA[args.corpus].run(args, source, folder)
+        report = _CORPORA[args.corpus].write(args, source, folder)
     print(report.describe())
     print(f"written to {args.out}: task.data={folder.final}")
-    return 0
 
 
 def _add_folders(parser: argparse.ArgumentParser) -> None:

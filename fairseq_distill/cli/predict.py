@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Predict, and print the result; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Predict, and print the result."""
     if args.embed and args.embed.suffix != ".npz":
         raise UserError(f"--embed {args.embed}: the name must end in .npz")
     if args.top < 1:
@@ -51,19 +51,22 @@ def run(args: argparse.Namespace) -> int:
     outputs = [run_model(model, path) for path in files]
     result = describe(model, args.files, outputs)
     if args.embed:
-        write_embeddings(args.embed, args.files, outputs)
+        names = outputs[0].embeddings
+        arrays: Dict[str, Any] = {
+            name: torch.cat([output.embeddings[name] for output in outputs]).numpy() for name in names
+        }
+        write_whole(args.embed, lambda partial: np.savez(partial, files=np.array(args.files), **arrays))
     print(json.dumps(result) if args.json else format_result(result, args.top))
-    return 0
 
 
-def run_model(model: MultitaskModel, path: str, sample_rate: int = DEFAULT_SAMPLE_RATE) -> MultitaskOutput:
-    """The model's output for one audio file, which must be at `sample_rate`: a batch of one.
+def run_model(model: MultitaskModel, path: str) -> MultitaskOutput:
+    """The model's output for one audio file, which must be at 16 kHz: a batch of one.
 
     Raises:
         UserError: the file cannot be used.
     """
     try:
-        wave = read_wave(path, sample_rate, None, model.cfg.shortest_wave)
+        wave = read_wave(path, DEFAULT_SAMPLE_RATE, None, model.cfg.shortest_wave)
     except BrokenAudio as error:
         raise UserError(f"{path} cannot be used: {error}") from error
     with torch.inference_mode():
@@ -84,14 +87,6 @@ def describe(model: MultitaskModel, files: List[str], outputs: List[MultitaskOut
             one, other = (output.embeddings[task.name] for output in outputs)
             cosines[task.name] = torch.nn.functional.cosine_similarity(one, other).item()
     return {"files": rows, "cosine": cosines}
-
-
-def write_embeddings(path: Path, files: List[str], outputs: List[Any]) -> None:
-    """Write an .npz with "files" and, under each task's name, its embeddings (files, width) float32."""
-    arrays: Dict[str, Any] = {
-        name: np.concatenate([output.embeddings[name].numpy() for output in outputs]) for name in outputs[0].embeddings
-    }
-    write_whole(path, lambda partial: np.savez(partial, files=np.array(files), **arrays))
 
 
 def format_result(result: Dict[str, Any], top: int) -> str:

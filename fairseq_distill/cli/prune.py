@@ -15,6 +15,7 @@ from ..encoder.size import count_size
 from ..errors import UserError
 from ..pruning.picture import draw_shapes
 from ..pruning.surgery import prune_encoder
+from .formatting import align
 
 HELP = "cut closed gates out of a student of stage 1: a smaller student with the same features"
 EPILOG = """examples:
@@ -38,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw what is left of each layer (.png, .pdf, .svg)")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prune, check, write, and print what is left; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Prune, check, write, and print what is left."""
     checkpoint = read_checkpoint(args.checkpoint)
     gated = load_encoder(args.checkpoint)
     if gated.gates is None:
@@ -65,7 +66,6 @@ def run(args: argparse.Namespace) -> int:
     print(format_table(gated, small))
     print(f"\nlargest difference from the gated features, on {_SECONDS} s of noise: {difference:.1e} of their size")
     print(f"written to {args.output}" + (f", drawn in {args.plot}" if args.plot else ""))
-    return 0
 
 
 @torch.no_grad()
@@ -75,11 +75,8 @@ def compare_features(one: SpeechEncoder, other: SpeechEncoder) -> float:
     padding_mask = torch.zeros(waves.shape, dtype=torch.bool)
     padding_mask[1, waves.size(1) // 2 :] = True
     a, b = (encoder(waves.masked_fill(padding_mask, 0), padding_mask=padding_mask) for encoder in (one, other))
-    pairs = [
-        (x[~a.padding_mask], y[~a.padding_mask])
-        for x, y in zip((*a.hidden, a.x, a.features), (*b.hidden, b.x, b.features))
-    ]
-    return float(torch.stack([(x - y).norm() / x.norm() for x, y in pairs]).max())  # not a number stays one
+    states = ([x[~a.padding_mask] for x in (*output.hidden, output.x, output.features)] for output in (a, b))
+    return float(torch.stack([(x - y).norm() / x.norm() for x, y in zip(*states)]).max())  # not a number stays one
 
 
 def format_table(before: SpeechEncoder, after: SpeechEncoder) -> str:
@@ -91,8 +88,8 @@ def format_table(before: SpeechEncoder, after: SpeechEncoder) -> str:
         if not kind.whole:
             for axis, (a, b) in zip((Axis(name, i) for i in range(len(was[name]))), zip(now[name], was[name])):
                 left.setdefault(axis.place, []).append(f"{a} of {b} {kind.what}")
-    lines = [f"{place:<12}{', '.join(parts)}" for place, parts in left.items()]
     (a, macs), (b, all_macs) = count_size(new), count_size(old)
-    lines.append(f"parameters  {a:,} of {b:,}, sparsity {1 - a / b:.3f}")
-    lines.append(f"MACs/s      {macs / 1e6:,.1f} of {all_macs / 1e6:,.1f} M, sparsity {1 - macs / all_macs:.3f}")
-    return "\n".join(lines)
+    facts = {place: ", ".join(parts) for place, parts in left.items()}
+    facts["parameters"] = f"{a:,} of {b:,}, sparsity {1 - a / b:.3f}"
+    facts["MACs/s"] = f"{macs / 1e6:,.1f} of {all_macs / 1e6:,.1f} M, sparsity {1 - macs / all_macs:.3f}"
+    return "\n".join(align(facts))

@@ -1,25 +1,22 @@
-"""`fairseq-distill similarity`: how similar each layer of a student is to each of its teacher's layers."""
+"""Compare every hidden state of a student (rows) with every one of its teacher (columns) on the same speech.
+
+Widths and depths may differ, as linear CKA needs no common axes; frame rates may not. The comparison says which
+layers of a deep or a wide student took over what from which layers of the teacher.
+"""
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import List
 
 from ..checkpoints.reading import load_encoder
 from ..data.speech_sample import SpeechSample
-from ..layer_clusters.fingerprint import fingerprint_weights
+from ..layer_clusters.fingerprint import identify
 from ..layer_clusters.pictures import draw_similarity
 from ..layer_clusters.similarity import Similarity, compare_encoders
 from .clusters import add_sample_arguments, describe_comparison
 
 HELP = "layer by layer, how alike two encoders are"
-
-_DESCRIPTION = """\
-Compare every hidden state of a student (rows) with every one of its teacher (columns) on the same speech.
-
-Widths and depths may differ, as linear CKA needs no common axes; frame rates may not. The comparison says which
-layers of a deep or a wide student took over what from which layers of the teacher.
-"""
 
 EPILOG = """\
 MANIFEST is fairseq's audio manifest: the audio root, then PATH<TAB>SAMPLES a line, 16 kHz. Utterances are drawn at
@@ -34,7 +31,6 @@ Layer 0 is what enters the first transformer layer, l is layer l's output.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and its help."""
-    parser.description = _DESCRIPTION
     parser.add_argument("student", metavar="STUDENT", type=Path, help="any checkpoint that fairseq-distill info reads")
     parser.add_argument("teacher", metavar="TEACHER", type=Path, help="another one")
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="speech, such as valid.tsv")
@@ -43,19 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the map (.png, .pdf, .svg)")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Compare, print, draw; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Compare, print, draw."""
     student, teacher = load_encoder(args.student), load_encoder(args.teacher)
     sample = SpeechSample(args.manifest, args.seconds, args.seed, student.cfg, teacher.cfg)
     similarity = compare_encoders(student, teacher, sample, args.measure, args.share, args.seed)
     if args.json:
-        encoders = {"student": (args.student, student), "teacher": (args.teacher, teacher)}
-        facts: Dict[str, Any] = {
-            name: {"path": str(path), "weights_sha256": fingerprint_weights(encoder)}
-            for name, (path, encoder) in encoders.items()
-        }
+        encoders = {"student": identify(args.student, student), "teacher": identify(args.teacher, teacher)}
         values = similarity.values.tolist()
-        print(json.dumps({**facts, "data": sample.describe(), **vars(similarity), "values": values}))
+        print(json.dumps({**encoders, "data": sample.describe(), **vars(similarity), "values": values}))
     else:
         names = [f"student     {args.student}, rows", f"teacher     {args.teacher}, columns"]
         print("\n".join([*names, *describe_comparison(similarity, sample), *_format_map(similarity)]))
@@ -63,7 +55,6 @@ def run(args: argparse.Namespace) -> int:
         draw_similarity(similarity, args.plot, "student's layer", "teacher's layer")
         if not args.json:
             print(f"drawn in {args.plot}")
-    return 0
 
 
 def _format_map(similarity: Similarity) -> List[str]:

@@ -13,11 +13,7 @@ def add_subcommands(
 ) -> None:
     """Add a parser for each module, which has a docstring, HELP, add_arguments(parser) and, where needed, EPILOG.
 
-    Args:
-        parser: of the command.
-        dest: attribute of the parsed arguments that holds the name given.
-        modules: name -> module.
-        add_common: declares the arguments that all of them have, before the module's own.
+    The parsed arguments have the name given as `dest`; `add_common` declares those that all have, before the module's.
     """
     commands = parser.add_subparsers(dest=dest, required=True, metavar=dest.upper())
     for name, module in modules.items():

@@ -1,4 +1,11 @@
-"""`fairseq-distill units`: labels for masked prediction, k-means units of a teacher's layer."""
+"""Label speech with a teacher's units, k-means clusters of the frames of one of its layers.
+
+The labels are for training a student by HuBERT's own masked prediction (DiceHuBERT, arXiv 2507.02911; recipe
+dicehubert), or for task.label_dir of any stock hubert_pretraining.
+
+K-means (scikit-learn's MiniBatchKMeans) is fitted on the frames of one layer, on a random part of the first manifest;
+then every row of every manifest is labelled: DIR/<split>.km, DIR/dict.km.txt and DIR/units.json, all or none.
+"""
 
 import argparse
 from pathlib import Path
@@ -11,21 +18,13 @@ from ..data.manifest import Manifest, read_manifest
 from ..encoder.model import SpeechEncoder
 from ..encoder.size import frame_rate
 from ..errors import UserError
-from ..layer_clusters.fingerprint import fingerprint_weights
+from ..layer_clusters.fingerprint import identify
 from ..units.fitting import MAX_FRAMES, Fit, fit_units
 from ..units.folder import LABEL_ENDING, check_folder, label_file, write_units
 from ..units.frames import LONGEST, LayerFrames
 from ..units.labelling import Labelled, Labeller
 
 HELP = "k-means units of a teacher's layer, as labels for HuBERT's masked prediction"
-
-_DESCRIPTION = """\
-Label speech with a teacher's units, for training a student by HuBERT's own masked prediction (DiceHuBERT, arXiv
-2507.02911; recipe dicehubert) or for task.label_dir of any stock hubert_pretraining.
-
-K-means (scikit-learn's MiniBatchKMeans) is fitted on the frames of one layer, on a random part of the first manifest;
-then every row of every manifest is labelled: DIR/<split>.km, DIR/dict.km.txt and DIR/units.json, all or none.
-"""
 
 EPILOG = f"""\
 MANIFEST is fairseq's audio manifest: the audio root, then PATH<TAB>SAMPLES a line, 16 kHz; train.tsv is labelled in
@@ -45,7 +44,6 @@ layer 9 of HuBERT Base.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and its help."""
-    parser.description = _DESCRIPTION
     parser.add_argument("teacher", metavar="TEACHER", type=Path, help="any checkpoint that fairseq-distill info reads")
     parser.add_argument("manifests", metavar="MANIFEST", nargs="+", help="speech to label, such as train.tsv valid.tsv")
     parser.add_argument("--layer", metavar="L", type=int, required=True, help="which layer's frames")
@@ -57,30 +55,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the labels: task.label_dir")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Fit, label, write; returns the exit code."""
+def run(args: argparse.Namespace) -> None:
+    """Fit, label, write."""
     manifests = [read_manifest(path) for path in args.manifests]
     teacher = load_encoder(args.teacher)
     _check_numbers(args, teacher)
     check_folder(args.out, manifests)
-    facts = {"path": str(args.teacher), "weights_sha256": fingerprint_weights(teacher)}
     layer_frames = LayerFrames(teacher, args.layer)
     fit = fit_units(layer_frames, args.manifests[0], args.seconds, args.clusters, args.seed)
     rate = frame_rate(teacher.cfg)
     settings = {
-        "teacher": facts,
+        "teacher": identify(args.teacher, teacher),
         "layer": args.layer,
         "clusters": args.clusters,
         "seed": args.seed,
         "frames_per_second": rate,
-        "fit": {"frames": fit.frames, "inertia_per_frame": fit.inertia, **fit.data},
+        "fit": fit.facts,
     }
     labelled = write_units(args.out, Labeller(layer_frames, fit.kmeans), manifests, settings)
     print(f"units       {args.clusters} of layer {args.layer} of {args.teacher}")
     print("\n".join(_describe(fit, manifests, labelled)))
     labels = f"task.label_dir={args.out.resolve()} task.labels=[{LABEL_ENDING}] task.label_rate={rate:g}"
     print(f"written to {args.out}: {labels}")
-    return 0
 
 
 def _check_numbers(args: argparse.Namespace, teacher: SpeechEncoder) -> None:
@@ -95,8 +91,8 @@ def _check_numbers(args: argparse.Namespace, teacher: SpeechEncoder) -> None:
 def _describe(fit: Fit, manifests: Sequence[Manifest], labelled: Sequence[Labelled]) -> List[str]:
     """What k-means saw, and what was labelled."""
     lines = [
-        f"fitted on   {fit.frames:,} frames of {fit.data['seconds']:.0f} s in {fit.data['manifest']}, "
-        f"{fit.inertia:.4g} squared distance per frame"
+        f"fitted on   {fit.facts['frames']:,} frames of {fit.facts['seconds']:.0f} s in {fit.facts['manifest']}, "
+        f"{fit.facts['inertia_per_frame']:.4g} squared distance per frame"
     ]
     for manifest, done in zip(manifests, labelled):
         line = f"{label_file(manifest):<12}{done.rows:,} rows, {done.counts.sum():,} frames"

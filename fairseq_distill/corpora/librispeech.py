@@ -10,10 +10,11 @@ subsets.
 
 import argparse
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Union
 
 from tqdm import tqdm
 
+from ..data.labels import read_lines
 from ..errors import UserError
 from .output import NewFolder, Report
 from .tokens import Letters, Pieces, count_tokens, load_sentencepiece
@@ -52,49 +53,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
-    """Write the corpus as the command line asks."""
-    chosen = {"train": args.train, "valid": args.valid, "test": args.test}
-    return write(source, folder, chosen, args.pieces)
+def write(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
+    """Write each split with .speaker, .wrd and .ltr, with .spm if asked for, and the dictionaries of train's tokens.
 
-
-def write(
-    source: Path,
-    folder: NewFolder,
-    chosen: Optional[Dict[str, Optional[Sequence[str]]]] = None,
-    pieces: Optional[int] = None,
-) -> Report:
-    """Write each split with .speaker, .wrd and .ltr, with .spm if `pieces`, and the dictionaries of train's tokens.
-
-    Args:
-        source: the folder of the subsets, or the one that holds it as LibriSpeech.
-        folder: where to.
-        chosen: split -> its subsets; a split that is not there, or None, gets those that `choose_subsets` finds.
-        pieces: size of a sentencepiece model trained on train's transcripts.
+    `source` is the folder of the subsets, or the one that holds it as LibriSpeech.
 
     Raises:
         UserError: a subset is missing, nothing is left of a split, or no model of this size can be trained.
     """
     if (source / "LibriSpeech").is_dir():
         source = source / "LibriSpeech"
-    subsets = choose_subsets(source, chosen or {})
-    if pieces is not None:
+    subsets = choose_subsets(source, vars(args))
+    if args.pieces is not None:
         load_sentencepiece()  # before the work: it may not be there
     report = Report()
     splits = {name: _find_utterances(source, name, subsets[name], report.left_out) for name in subsets}
     splits = {name: keep_usable(source, name, found, report.left_out) for name, found in splits.items()}
     _add_tokens(folder, splits, Letters(), report)
-    if pieces is not None:
+    if args.pieces is not None:
         texts = [utterance.labels["wrd"] for utterance in splits["train"]]
-        _add_tokens(folder, splits, Pieces(texts, pieces, folder.partial / "spm.model"), report)
-    for name, utterances in splits.items():
-        report.write_split(folder, name, source, utterances)
+        _add_tokens(folder, splits, Pieces(texts, args.pieces, folder.partial / "spm.model"), report)
+    report.write_splits(folder, source, splits)
     report.notes += [f"{name}: {', '.join(of_split)}" for name, of_split in subsets.items()]
     report.notes += [f"no {name}: {source} has no {PREFIX[name]}*" for name in FIRST if name not in subsets]
     return report
 
 
-def choose_subsets(source: Path, chosen: Dict[str, Optional[Sequence[str]]]) -> Dict[str, List[str]]:
+def choose_subsets(source: Path, chosen: Mapping[str, Optional[Sequence[str]]]) -> Dict[str, List[str]]:
     """The subsets of each split: `chosen`, or by what is there all of train, one of dev and one of test, clean first.
 
     Raises:
@@ -110,9 +95,9 @@ def choose_subsets(source: Path, chosen: Dict[str, Optional[Sequence[str]]]) -> 
             if subset not in present:
                 raise UserError(f"--{name} {subset}: {source} has only {', '.join(present) or 'no folder'}")
     names = [subset for of_split in subsets.values() for subset in of_split]
-    twice = sorted({subset for subset in names if names.count(subset) > 1})
-    if twice:
-        raise UserError(f"{twice[0]} is given twice: each subset can be in one split, by --train, --valid and --test")
+    for subset in sorted(names):
+        if names.count(subset) > 1:
+            raise UserError(f"{subset} is given twice: each subset can be in one split, by --train, --valid and --test")
     if not subsets["train"]:
         raise UserError(
             f"{source} has no train-* subset, and labels are made of train's transcripts: name one by --train"
@@ -140,15 +125,8 @@ def _find_utterances(source: Path, split: str, subsets: Sequence[str], left_out:
 
 def _read_transcripts(chapter: Path) -> Dict[str, str]:
     """Utterance -> words, single spaces between them, of the chapter's transcripts."""
-    texts = {}
-    for path in list_files(chapter, ".trans.txt"):
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text: {error}") from error
-        for name, *words in (line.split() for line in lines if line.strip()):
-            texts[name] = " ".join(words)
-    return texts
+    rows = (line.split() for path in list_files(chapter, ".trans.txt") for line in read_lines(path) if line)
+    return {name: " ".join(words) for name, *words in rows}
 
 
 def _add_tokens(

@@ -5,7 +5,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, List, Sequence
+from typing import Dict, Iterator, List, Mapping, Sequence
 
 import soundfile
 
@@ -58,27 +58,23 @@ class Report:
     left_out: LeftOut = field(default_factory=LeftOut)
     notes: List[str] = field(default_factory=list)
 
-    def write_split(self, folder: NewFolder, split: str, root: Path, utterances: Sequence[Utterance]) -> None:
+    def write_splits(self, folder: NewFolder, root: Path, splits: Mapping[str, Sequence[Utterance]]) -> None:
         """Write SPLIT.tsv and SPLIT.<ending> for each label, which all utterances must have, be it empty."""
-        rows = [f"{utterance.path}\t{utterance.samples}" for utterance in utterances]
-        folder.write_text(f"{split}.tsv", [str(root), *rows])
-        row = {
-            "split": split,
-            "utterances": f"{len(utterances):,}",
-            "hours": f"{sum(utterance.samples for utterance in utterances) / DEFAULT_SAMPLE_RATE / 3600:.2f}",
-        }
-        for ending in utterances[0].labels:
-            labels = [utterance.labels[ending] for utterance in utterances]
-            folder.write_text(f"{split}.{ending}", labels)
-            if ending in ("keyword", "speaker"):
-                row[f"{ending}s"] = f"{len(set(labels) - {''}):,}"
-        self.rows.append(row)
+        for split, utterances in splits.items():
+            rows = [f"{utterance.path}\t{utterance.samples}" for utterance in utterances]
+            folder.write_text(f"{split}.tsv", [str(root), *rows])
+            hours = sum(utterance.samples for utterance in utterances) / DEFAULT_SAMPLE_RATE / 3600
+            row = {"split": split, "utterances": f"{len(utterances):,}", "hours": f"{hours:.2f}"}
+            for ending in utterances[0].labels:
+                labels = [utterance.labels[ending] for utterance in utterances]
+                folder.write_text(f"{split}.{ending}", labels)
+                if ending in ("keyword", "speaker"):
+                    row[f"{ending}s"] = f"{len(set(labels) - {''}):,}"
+            self.rows.append(row)
 
     def describe(self) -> str:
         """The table and, below it, what was left out and the notes."""
-        columns = list(self.rows[0])
-        lines = ["".join(f"{name:>12}" for name in columns)]
-        lines += ["".join(f"{row[name]:>12}" for name in columns) for row in self.rows]
-        left_out = self.left_out.describe()
-        lines += ["left out:", *(f"  {line}" for line in left_out)] if left_out else ["left out: nothing"]
-        return "\n".join(lines + self.notes)
+        table = [list(self.rows[0]), *(list(row.values()) for row in self.rows)]
+        lines = ["".join(f"{cell:>12}" for cell in cells) for cells in table]
+        left_out = [f"  {line}" for line in self.left_out.describe()]
+        return "\n".join([*lines, "left out:" if left_out else "left out: nothing", *left_out, *self.notes])

@@ -16,11 +16,15 @@ import argparse
 import math
 import random
 from pathlib import Path
-from typing import Dict, List, Optional, Set
+from typing import Dict, List, Sequence, Set, Tuple
 
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from ..data.audio_file import BrokenAudio, open_audio
 from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..errors import UserError
-from .noise import choose_segments, write_segments
 from .output import NewFolder, Report
 from .utterances import LeftOut, Utterance, keep_usable, list_files, list_folders
 
@@ -39,7 +43,12 @@ example, with the test set that the corpus' authors publish:
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
 NOISE = "_background_noise_"
+# of every noise file, where each split's stretch begins and ends, in tenths of the file; ours, untuned
+STRETCHES = {"train": (0, 8), "valid": (8, 9), "test": (9, 10)}
+LENGTH = DEFAULT_SAMPLE_RATE  # samples of a segment of noise
 LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
+
+Segment = Tuple[Utterance, int]  # a noise, and the first of the LENGTH samples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,31 +67,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
-    """Write the corpus as the command line asks."""
-    return write(source, folder, args.classes, args.test_set)
-
-
-def write(source: Path, folder: NewFolder, classes: str = "12", test_set: Optional[Path] = None) -> Report:
-    """Write train, valid and test with .keyword and .speaker.
-
-    Args:
-        source: the unpacked corpus.
-        folder: where to.
-        classes: "12" or "all", every word its own class and no silence.
-        test_set: the unpacked test split of the 12 classes, instead of the one by testing_list.txt.
+def write(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
+    """Write train, valid and test of the unpacked corpus with .keyword and .speaker.
 
     Raises:
-        UserError: `source` or `test_set` is not in the layout above, or nothing is left of a split.
+        UserError: `source` or the test set is not in the layout above, or nothing is left of a split.
     """
-    if classes == "all" and test_set is not None:
+    test_set = args.test_set
+    if args.classes == "all" and test_set is not None:
         raise UserError("--test-set is for the 12 classes: its other words are not told apart, as --classes all asks")
     report = Report()
     splits = _find_words(source, report.left_out)
     if test_set is not None:
         splits["test"] = _find_test_set(test_set)
     splits = {name: keep_usable(source, name, found, report.left_out) for name, found in splits.items()}
-    if classes == "12":
+    if args.classes == "12":
         absent = sorted(set(KEYWORDS) - {utterance.labels["keyword"] for utterance in splits["train"]})
         if len(absent) == len(KEYWORDS):
             raise UserError(
@@ -92,31 +91,27 @@ def write(source: Path, folder: NewFolder, classes: str = "12", test_set: Option
             report.notes.append(f"not in train: {', '.join(absent)}")
         _reduce_to_12(splits, report.left_out, official_test=test_set is not None)
         _add_silence(source, folder, splits, report, official_test=test_set is not None)
-    for name, utterances in splits.items():
-        report.write_split(folder, name, source, utterances)
+    report.write_splits(folder, source, splits)
     return report
 
 
 def _find_words(source: Path, left_out: LeftOut) -> Dict[str, List[Utterance]]:
     """Every word's files, in the split that the lists give."""
-    listed = {split: _read_list(source / name) for split, name in LISTS.items()}
+    listed = {path: split for split, name in LISTS.items() for path in _read_list(source / name)}
     splits: Dict[str, List[Utterance]] = {"train": [], "valid": [], "test": []}
     for word in (path for path in list_folders(source) if not path.name.startswith(("_", "."))):
         for file in list_files(word, ".wav"):
             path = f"{word.name}/{file.name}"
-            split = next((split for split, files in listed.items() if path in files), "train")
-            splits[split].append(_label(path, word.name))
-    found = {utterance.path for utterances in splits.values() for utterance in utterances}
-    for split, files in listed.items():
-        for path in sorted(files - found):
-            left_out.add(split, f"missing, though in {LISTS[split]}", path)
+            splits[listed.pop(path, "train")].append(_label(path, word.name))
+    for path, split in listed.items():
+        left_out.add(split, f"missing, though in {LISTS[split]}", path)
     return splits
 
 
-def _read_list(path: Path) -> Set[str]:
-    """The files that an official list names."""
+def _read_list(path: Path) -> List[str]:
+    """The files that an official list names, sorted."""
     try:
-        return set(path.read_text(encoding="utf-8").split())
+        return sorted(path.read_text(encoding="utf-8").split())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"cannot read {path}: {error}. The folder must hold the unpacked corpus: a folder for each word, "
@@ -150,8 +145,7 @@ def _reduce_to_12(splits: Dict[str, List[Utterance]], left_out: LeftOut, officia
         others = [row for row, utterance in enumerate(utterances) if utterance.labels["keyword"] not in KEYWORDS]
         dropped: Set[int] = set()
         if name == "valid" or (name == "test" and not official_test):
-            kept = random.Random(0).sample(others, min(_tenth(utterances), len(others)))
-            dropped = set(others) - set(kept)
+            dropped = set(others) - set(random.Random(0).sample(others, min(_tenth(utterances), len(others))))
         for row in others:
             labels = utterances[row].labels
             if row in dropped:
@@ -165,16 +159,14 @@ def _add_silence(
     source: Path, folder: NewFolder, splits: Dict[str, List[Utterance]], report: Report, official_test: bool
 ) -> None:
     """Cut noise into seconds and add them to the splits, as many as a tenth of the ten words' utterances."""
-    noises = []
-    if (source / NOISE).is_dir():
-        noises = [Utterance(f"{NOISE}/{file.name}", {}) for file in list_files(source / NOISE, ".wav")]
+    files = list_files(source / NOISE, ".wav") if (source / NOISE).is_dir() else []
+    noises = [Utterance(f"{NOISE}/{file.name}", {}) for file in files]
     if not noises:
         raise UserError(f"{source / NOISE} has no .wav file to cut silence from: unpack it too, or give --classes all")
     noises = keep_usable(source, NOISE, noises, report.left_out)
     written = []
     for name in ("train", "valid") if official_test else ("train", "valid", "test"):
-        segments = choose_segments(noises, name, _tenth(splits[name]))
-        paths = write_segments(folder, source, name, segments)
+        paths = _write_segments(folder, source, name, _choose_segments(noises, name, _tenth(splits[name])))
         splits[name] += [
             Utterance(path, {"keyword": SILENCE, "speaker": ""}, samples=DEFAULT_SAMPLE_RATE) for path in paths
         ]
@@ -185,3 +177,54 @@ def _add_silence(
 def _tenth(utterances: List[Utterance]) -> int:
     """A tenth of the ten words' utterances, rounded up as in the corpus' recipe."""
     return math.ceil(sum(utterance.labels["keyword"] in KEYWORDS for utterance in utterances) / 10)
+
+
+def _choose_segments(noises: Sequence[Utterance], split: str, count: int) -> List[Segment]:
+    """`count` segments, evenly spaced in the split's stretches of all noises, as many from each; they may overlap.
+
+    Raises:
+        UserError: no noise has a segment's length in this split's stretch, or they have fewer places than `count`.
+    """
+    first, last = STRETCHES[split]
+    stretches = [(noise, noise.samples * first // 10, noise.samples * last // 10) for noise in noises]
+    stretches = [(noise, begin, end - LENGTH) for noise, begin, end in stretches if end - begin >= LENGTH]
+    if count > 0 and not stretches:
+        raise UserError(
+            f"no file of background noise has a second in the {10 * (last - first)} % that are for {split}: "
+            "they must be longer (--classes all needs none)"
+        )
+    segments = []
+    for number, (noise, begin, end) in enumerate(stretches):
+        share = (count + number) // len(stretches)  # these sum up to the count
+        starts = np.linspace(begin, end, share).round().astype(int)
+        if len(set(starts)) < share:
+            raise UserError(
+                f"{noise.path} is too short for {share} different segments of a second (--classes all needs none)"
+            )
+        segments += [(noise, int(start)) for start in starts]
+    return segments
+
+
+def _write_segments(folder: NewFolder, root: Path, split: str, segments: Sequence[Segment]) -> List[str]:
+    """Write segments as silence/SPLIT/NAME_START.flac with the noise's own samples; returns their absolute final paths.
+
+    Raises:
+        UserError: a noise cannot be decoded.
+    """
+    place = Path("silence", split)
+    (folder.partial / place).mkdir(parents=True, exist_ok=True)
+    paths = []
+    for noise, start in tqdm(segments, desc=f"silence for {split}", unit="file", delay=5, leave=False):
+        file = root / noise.path
+        try:
+            with open_audio(str(file), DEFAULT_SAMPLE_RATE, noise.samples, LENGTH) as audio:
+                audio.seek(start)
+                wave = audio.read(LENGTH, dtype="int16")
+        except BrokenAudio as error:
+            raise UserError(f"{file} cannot be read: {error}; unpack it again, or move it away") from error
+        if len(wave) < LENGTH:
+            raise UserError(f"{file} ends before its header says; unpack it again, or move it away")
+        name = place / f"{file.stem}_{start}.flac"
+        soundfile.write(str(folder.partial / name), wave, DEFAULT_SAMPLE_RATE, subtype="PCM_16")
+        paths.append(str(folder.final / name))
+    return paths

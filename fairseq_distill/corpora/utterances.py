@@ -1,6 +1,7 @@
 """Utterances of a corpus, which of their files can be used, and a count of those that cannot."""
 
 import os
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
@@ -27,31 +28,26 @@ class LeftOut:
     """Counts what is in the corpus but not in the manifests, by split and reason, with the first case of each."""
 
     def __init__(self):
-        self._found: Dict[Tuple[str, str], Tuple[int, str]] = {}
+        self._cases: Dict[Tuple[str, str], List[str]] = defaultdict(list)
 
     def add(self, split: str, reason: str, case: str) -> None:
         """Count one `case`, such as a path with what is wrong with it."""
-        count, first = self._found.get((split, reason), (0, case))
-        self._found[split, reason] = (count + 1, first)
+        self._cases[split, reason].append(case)
 
     def describe(self) -> List[str]:
         """A line for each split and reason."""
-        return [
-            f"{count:,} of {split}: {reason}, such as {first}"
-            for (split, reason), (count, first) in self._found.items()
-        ]
+        found = self._cases.items()
+        return [f"{len(cases):,} of {split}: {reason}, such as {cases[0]}" for (split, reason), cases in found]
 
 
 def list_files(folder: Path, ending: str) -> List[Path]:
     """The files of a folder with this ending, sorted; unlike glob, OSError if the folder cannot be read."""
-    with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.name.endswith(ending))
+    return sorted(path for path in folder.iterdir() if path.name.endswith(ending))
 
 
 def list_folders(folder: Path) -> List[Path]:
     """The folders in a folder, sorted; OSError if it cannot be read."""
-    with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
 def keep_usable(root: Path, split: str, utterances: Sequence[Utterance], left_out: LeftOut) -> List[Utterance]:
@@ -64,15 +60,14 @@ def keep_usable(root: Path, split: str, utterances: Sequence[Utterance], left_ou
     for utterance in tqdm(utterances, desc=f"checking {split}", unit="file", delay=5, leave=False):
         try:
             with open_audio(os.path.join(root, utterance.path), DEFAULT_SAMPLE_RATE, None, SHORTEST) as audio:
-                channels, samples = audio.channels, audio.frames
+                channels, utterance.samples = audio.channels, audio.frames
         except BrokenAudio as error:
             left_out.add(split, error.fault.label, f"{utterance.path}: {error}")
-            continue
-        if channels > 1:
-            left_out.add(split, "not mono", f"{utterance.path}: {channels} channels")
-            continue
-        utterance.samples = samples
-        usable.append(utterance)
+        else:
+            if channels > 1:
+                left_out.add(split, "not mono", f"{utterance.path}: {channels} channels")
+            else:
+                usable.append(utterance)
     if not usable:
         found = "".join(f"\n  {line}" for line in left_out.describe())
         raise UserError(

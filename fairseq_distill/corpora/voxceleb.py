@@ -54,24 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
-    """Write the corpus as the command line asks."""
-    return write(source, folder, args.protocol, args.trials)
-
-
-def write(source: Path, folder: NewFolder, protocol: str = "verification", trials: Optional[Path] = None) -> Report:
+def write(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
     """Write train, valid and test with .speaker, and for verification test.trials, `label path path` as in test.tsv.
 
-    Args:
-        source: the unpacked corpus.
-        folder: where to.
-        protocol: "verification" (speakers of the trial list in test; of every other speaker with several videos, the
-            last one in the alphabet in valid) or "identification" (by iden_split.txt).
-        trials: the trial list; None takes veri_test2.txt, or veri_test.txt, of `source`.
+    For verification, the speakers of the trial list are test; of every other speaker with several videos, the last one
+    in the alphabet is in valid.
 
     Raises:
         UserError: `source` is not in the layout above, a list is missing or broken, or nothing is left of a split.
     """
+    protocol, trials = args.protocol, args.trials
     if protocol == "identification" and trials is not None:
         raise UserError("--trials is for --protocol verification: identification has no trials")
     report = Report()
@@ -83,8 +75,7 @@ def write(source: Path, folder: NewFolder, protocol: str = "verification", trial
         listed = [] if trials is None else _read_trials(trials)
         splits = _split_by_speaker(files, listed, trials)
     kept = {name: keep_usable(source, name, rows, report.left_out) for name, rows in splits.items()}
-    for name, utterances in kept.items():
-        report.write_split(folder, name, source, utterances)
+    report.write_splits(folder, source, kept)
     if listed and trials is not None:
         _write_trials(folder, trials, listed, files, kept["test"], report)
     elif protocol == "verification":
@@ -158,8 +149,7 @@ def _read_trials(path: Path) -> List[Trial]:
     """The official trials."""
     trials = []
     for number, fields in enumerate(_read_fields(path), start=1):
-        well_formed = len(fields) == 3 and fields[0] in ("0", "1") and all(name.count("/") == 2 for name in fields[1:])
-        if not well_formed:
+        if len(fields) != 3 or fields[0] not in ("0", "1") or any(name.count("/") != 2 for name in fields[1:]):
             raise UserError(
                 f"{path}, line {number}: expected 0 or 1 and two files SPEAKER/VIDEO/FILE, found {' '.join(fields)!r}"
             )

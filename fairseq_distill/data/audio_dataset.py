@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from typing import Any, List, Optional
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -60,19 +60,16 @@ class DistillationAudioDataset(FileAudioDataset):
         self.limit = limit_broken(settings.max_broken, len(self))
         self.epoch = 1
         self.labels = labels
-        self._rows: List[int] = []  # of the manifest and its labels; fairseq's indices skip what is too short
+        self.num_rows = len(self) + len(self.skipped_indices)
+        # of the manifest and its labels; fairseq's indices skip what is too short
+        self.rows = [row for row in range(self.num_rows) if row not in self.skipped_indices]
         if labels is not None:
-            num_rows = len(self) + len(self.skipped_indices)
-            self._rows = [row for row in range(num_rows) if row not in self.skipped_indices]
-            labels.check(self.manifest_path, num_rows, self._rows, self.sizes, settings.max_broken)
+            labels.check(self.manifest_path, self.num_rows, self.rows, self.sizes, settings.max_broken)
         self._faults = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
         if self.skipped_indices:
             logger.warning(
-                f"%s: left out %d of %d rows, which are shorter than %d samples {MIN_SAMPLES_ORIGIN}",
-                manifest_path,
-                len(self.skipped_indices),
-                len(self.skipped_indices) + len(self),
-                self.min_sample_size,
+                f"{manifest_path}: left out {len(self.skipped_indices)} of {self.num_rows} rows, which are "
+                f"shorter than {self.min_sample_size} samples {MIN_SAMPLES_ORIGIN}"
             )
 
     @property
@@ -96,16 +93,15 @@ class DistillationAudioDataset(FileAudioDataset):
 
         With labels, also "labels" (frames,) of a wave.
         """
-        if self._faults[index]:
-            return {"id": index, "source": None}
-        try:
-            wave = self._read(index)
-        except BrokenAudio as error:
-            broken = error
-        else:
-            sample = {"id": index, "source": self.postprocess(wave, self.sample_rate)}
-            return sample if self.labels is None else {**sample, "labels": self.labels[self._rows[index]]}
-        self._count_broken(index, broken)  # out of the handler, so that its UserError shows no second traceback
+        if not self._faults[index]:
+            try:
+                wave = self._read(index)
+            except BrokenAudio as error:
+                broken = error
+            else:
+                sample = {"id": index, "source": self.postprocess(wave, self.sample_rate)}
+                return sample if self.labels is None else {**sample, "labels": self.labels[self.rows[index]]}
+            self._count_broken(index, broken)  # out of the handler, so that its UserError shows no second traceback
         return {"id": index, "source": None}
 
     def collater(self, samples: list) -> dict:

@@ -54,9 +54,8 @@ def open_audio(
     num_samples: per channel, as the manifest has it; None = any. min_samples: the least that can be used.
     Raises BrokenAudio, also for what libsndfile refuses while the caller reads.
     """
-    source = _find_source(path)
     try:
-        with soundfile.SoundFile(source) as audio:
+        with soundfile.SoundFile(_find_source(path)) as audio:
             if audio.samplerate != sample_rate:
                 raise BrokenAudio(Fault.SAMPLE_RATE, f"{audio.samplerate} Hz instead of {sample_rate} Hz")
             check_length(audio.frames, num_samples, min_samples)

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple, Union
+from typing import Dict, List, Tuple, Union
 
 import numpy as np
 from tqdm import tqdm
@@ -43,11 +43,6 @@ class AudioReport:
     def num_bad(self) -> int:
         """Checked files that cannot be used."""
         return sum(len(files) for files in self.faults.values())
-
-    @property
-    def fraction_bad(self) -> float:
-        """Share of the checked files that cannot be used."""
-        return self.num_bad / max(self.num_checked, 1)
 
     def describe(self) -> str:
         """The report in lines: which files were checked, how many are bad, the first few of each kind."""
@@ -93,7 +88,8 @@ def check_audio(
     Rows below `min_samples` are left out: fairseq drops them by the manifest alone.
     """
     rows = [row for row, size in enumerate(manifest.sizes) if size >= min_samples]
-    checked = _space_evenly(rows, limit_files)
+    places = np.linspace(0, len(rows) - 1, min(limit_files, len(rows))).round().astype(int)
+    checked = [rows[place] for place in places]
     report = AudioReport(manifest.file, num_files=len(rows), num_checked=len(checked))
     for row in tqdm(checked, desc=f"checking {manifest.file}", unit="file", delay=5, leave=False):
         try:
@@ -102,13 +98,6 @@ def check_audio(
         except BrokenAudio as error:
             report.faults.setdefault(error.fault, []).append((manifest.path(row), str(error)))
     return report
-
-
-def _space_evenly(rows: Sequence[int], limit: int) -> Sequence[int]:
-    """At most `limit` of the rows, the first and the last among them."""
-    if len(rows) <= limit:
-        return rows
-    return [rows[i] for i in np.linspace(0, len(rows) - 1, limit).round().astype(int)]
 
 
 def _check_root(path: Union[str, Path], root: str) -> None:

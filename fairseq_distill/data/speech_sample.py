@@ -32,7 +32,6 @@ class SpeechSample:
         seconds: how much to read; less if the manifest has less.
         seed: of the order and of the places; the same seed and manifest give the same waves.
         configs: settings of the encoders that the waves are for; rows too short for one frame are left out.
-        sample_rate: samples a second; files at another rate cannot be used.
 
     Attributes, final after the iteration:
         utterances, seconds: what was read.
@@ -43,23 +42,15 @@ class SpeechSample:
         UserError: a wrong manifest, no usable row, or over 1 % of the files that were drawn cannot be used.
     """
 
-    def __init__(
-        self,
-        manifest: Union[str, Path],
-        seconds: float,
-        seed: int,
-        *configs: EncoderConfig,
-        sample_rate: int = DEFAULT_SAMPLE_RATE,
-    ):
+    def __init__(self, manifest: Union[str, Path], seconds: float, seed: int, *configs: EncoderConfig):
         if not seconds > 0:
             raise UserError(f"seconds={seconds}: must be above 0")
         self.manifest = read_manifest(manifest)
-        self.sample_rate = sample_rate
         self.shortest = max(cfg.shortest_wave for cfg in configs)
         self.utterances, self.seconds = 0, 0.0
         self._digest = hashlib.sha256()
         self._random = np.random.default_rng(seed)
-        self._lengths = self._draw(round(seconds * sample_rate))
+        self._lengths = self._draw(round(seconds * DEFAULT_SAMPLE_RATE))
         limit = UnreadableLimit(len(self._lengths), files=f"{len(self._lengths)} files drawn")
         self.unreadable = UnreadableFiles(self.manifest, limit)
 
@@ -79,17 +70,19 @@ class SpeechSample:
         }
 
     def __iter__(self) -> Iterator[Tuple[Tensor, None]]:
-        total = sum(self._lengths.values()) / self.sample_rate
+        total = sum(self._lengths.values()) / DEFAULT_SAMPLE_RATE
         shown = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
         with tqdm(total=total, desc=f"speech of {self.manifest.file}", bar_format=shown, mininterval=1) as progress:
             for row, length in self._lengths.items():
                 try:
-                    wave = read_wave(self.manifest.path(row), self.sample_rate, self.manifest.sizes[row], self.shortest)
+                    wave = read_wave(
+                        self.manifest.path(row), DEFAULT_SAMPLE_RATE, self.manifest.sizes[row], self.shortest
+                    )
                 except BrokenAudio as problem:
                     self.unreadable.add(row, str(problem))
                 else:
                     yield self._cut(wave, length).unsqueeze(0), None
-                progress.update(length / self.sample_rate)
+                progress.update(length / DEFAULT_SAMPLE_RATE)
         self.unreadable.log()
 
     def _draw(self, samples: int) -> Dict[int, int]:
@@ -102,17 +95,14 @@ class SpeechSample:
             )
         if len(usable) < len(sizes):
             logger.warning(
-                "%s: %d of %d rows are shorter than the %d samples that make a frame, and are left out",
-                self.manifest.file,
-                len(sizes) - len(usable),
-                len(sizes),
-                self.shortest,
+                f"{self.manifest.file}: {len(sizes) - len(usable)} of {len(sizes)} rows are shorter than the "
+                f"{self.shortest} samples that make a frame, and are left out"
             )
         lengths: Dict[int, int] = {}
         for row in self._random.permutation(usable).tolist():
-            if lengths and samples < SHORTEST_REST * self.sample_rate:
+            if lengths and samples < SHORTEST_REST * DEFAULT_SAMPLE_RATE:
                 break
-            lengths[row] = max(min(sizes[row], LONGEST * self.sample_rate, samples), self.shortest)
+            lengths[row] = max(min(sizes[row], LONGEST * DEFAULT_SAMPLE_RATE, samples), self.shortest)
             samples -= lengths[row]
         return lengths
 
@@ -122,5 +112,5 @@ class SpeechSample:
         wave = wave[start : start + length].contiguous()
         self._digest.update(wave.numpy().tobytes())
         self.utterances += 1
-        self.seconds += len(wave) / self.sample_rate
+        self.seconds += len(wave) / DEFAULT_SAMPLE_RATE
         return wave

@@ -79,8 +79,7 @@ class UnitLabels:
     def collate(self, labels: Sequence[Tensor], samples: int) -> Tensor:
         """(batch, frames that `samples` samples make) long, filled up with the dictionary's pad."""
         frames = count_frames(samples, self.frame_layers)
-        batch = data_utils.collate_tokens(labels, self.dictionary.pad(), pad_to_length=frames)
-        return batch[:, :frames]
+        return data_utils.collate_tokens(labels, self.dictionary.pad(), pad_to_length=frames)[:, :frames]
 
     def check(
         self, manifest_path: str, num_rows: int, rows: Sequence[int], sizes: Sequence[int], max_broken: float

@@ -1,6 +1,6 @@
 """Go through the waves of a manifest one by one; files that cannot be used are counted, too many of them stop it."""
 
-from typing import Callable, Dict, Iterable, Tuple, TypeVar
+from typing import Callable, Dict, Sequence, Tuple, TypeVar
 
 from torch import Tensor
 from tqdm import tqdm
@@ -15,21 +15,14 @@ Result = TypeVar("Result")
 
 def process_waves(
     manifest: Manifest,
-    rows: Iterable[int],
+    rows: Sequence[int],
     shortest: int,
     process: Callable[[Tensor], Result],
     title: str,
-    sample_rate: int = DEFAULT_SAMPLE_RATE,
 ) -> Tuple[Dict[int, Result], UnreadableFiles]:
-    """Call `process` with the wave of each row, (samples,) float32, with a progress bar on stderr.
+    """Call `process` with the wave of each row, (samples,) float32 at 16 kHz, with a progress bar on stderr.
 
-    Args:
-        manifest: the manifest.
-        rows: of the manifest, from 0.
-        shortest: samples that a wave must have.
-        process: may raise BrokenAudio for a wave that it cannot use.
-        title: of the progress bar.
-        sample_rate: samples a second; files at another rate cannot be used.
+    Rows count from 0; a wave must have `shortest` samples; `process` may raise BrokenAudio for one that it cannot use.
 
     Returns:
         (row -> result, rows whose files could not be used).
@@ -37,12 +30,11 @@ def process_waves(
     Raises:
         UserError: over 1 % of the rows cannot be used (one file never stops it); the message shows the first few.
     """
-    rows = list(rows)
     results: Dict[int, Result] = {}
     unreadable = UnreadableFiles(manifest, UnreadableLimit(len(rows)))
     for row in tqdm(rows, desc=f"{title} {manifest.file}", unit="utterance", mininterval=5):
         try:
-            results[row] = process(read_wave(manifest.path(row), sample_rate, manifest.sizes[row], shortest))
+            results[row] = process(read_wave(manifest.path(row), DEFAULT_SAMPLE_RATE, manifest.sizes[row], shortest))
         except BrokenAudio as problem:
             unreadable.add(row, str(problem))
     return results, unreadable

@@ -22,22 +22,13 @@ _BLOCK = 1 << 22  # numbers of a block of draws in memory: 32 MB
 def draw_counts(items: int, draws: int = DRAWS, seed: int = SEED, width: int = 0) -> Iterator[np.ndarray]:
     """Draw `items` out of as many, with replacement, `draws` times: how often each item is in each draw.
 
-    Args:
-        items: number of items.
-        draws: number of draws.
-        seed: of the draws.
-        width: numbers that the caller needs for each draw, which sets the size of the blocks; at least `items`.
-
-    Yields:
-        Blocks (some draws, items) of integers; all blocks together are the draws.
+    Yields blocks (some draws, items) of integers, of a size that leaves room for `width` numbers of the caller's for
+    each draw.
     """
     generator = np.random.default_rng(seed)
     size = max(1, _BLOCK // max(items, width))
-    with tqdm(total=draws, desc="bootstrap", unit="draw", delay=5, leave=False) as progress:
-        for start in range(0, draws, size):
-            block = min(size, draws - start)
-            yield generator.multinomial(items, np.full(items, 1 / items), size=block)
-            progress.update(block)
+    for start in tqdm(range(0, draws, size), desc="bootstrap", unit="block", delay=5, leave=False):
+        yield generator.multinomial(items, np.full(items, 1 / items), size=min(size, draws - start))
 
 
 def percentile_interval(values: np.ndarray, level: float = 0.95) -> Tuple[float, float]:
@@ -52,7 +43,7 @@ def ratio_interval(part: ArrayLike, whole: ArrayLike, draws: int = DRAWS, seed: 
     Args:
         part: (items,), what each item adds to the numerator.
         whole: (items,), what each adds to the denominator; positive.
-        draws: number of draws.
+        draws: how many.
         seed: of the draws.
     """
     columns = np.stack([np.asarray(part, dtype=float), np.asarray(whole, dtype=float)], axis=1)
@@ -80,7 +71,7 @@ def resample_speakers(
         same: (pairs,) bool.
         first: (pairs,) number of one side's speaker, from 0.
         second: (pairs,) of the other side's; equal where `same`.
-        draws: number of draws.
+        draws: how many.
         seed: of the draws.
 
     Yields:
@@ -92,15 +83,11 @@ def resample_speakers(
     # pairs of the same two speakers weigh the same, so a draw's weights are those of the combinations that occur
     combinations, combination = np.unique(first[~same] * speakers + second[~same], return_inverse=True)
     left, right = np.divmod(combinations, speakers)
-    others = _count_pairs(segment[~same], combination, (segments, len(combinations)))
-    targets = _count_pairs(segment[same], first[same], (segments, speakers))
+    ones = np.ones(len(same))  # of each pair at (segment, combination), which csr_matrix adds up
+    others = csr_matrix((ones[~same], (segment[~same], combination)), shape=(segments, len(combinations)))
+    targets = csr_matrix((ones[same], (segment[same], first[same])), shape=(segments, speakers))
     for counts in draw_counts(speakers, draws, seed, width=max(segments, len(combinations))):
         counts = counts.T.astype(float)
         weights = targets @ counts, others @ (counts[left] * counts[right])
         both = (weights[0].sum(axis=0) > 0) & (weights[1].sum(axis=0) > 0)
         yield accumulate_errors(*(weight[:, both] for weight in weights))
-
-
-def _count_pairs(row: np.ndarray, column: np.ndarray, shape: Tuple[int, int]) -> csr_matrix:
-    """How many pairs are at each (row, column)."""
-    return csr_matrix((np.ones(len(row)), (row, column)), shape=shape)

@@ -9,27 +9,19 @@ from sklearn.metrics import accuracy_score, f1_score
 from .bootstrap import DRAWS, SEED, draw_counts, percentile_interval, ratio_interval
 
 
-def measure_classes(predicted: ArrayLike, labels: ArrayLike, draws: int = DRAWS, seed: int = SEED) -> Dict[str, Any]:
-    """Accuracy and macro F1 of decisions, each between 0 and 1, with their 95 % intervals.
+def measure_classes(predicted: ArrayLike, labels: ArrayLike) -> Dict[str, Any]:
+    """Accuracy and macro F1 of decisions, each between 0 and 1, with their 95 % intervals over utterances.
 
-    Macro F1 is scikit-learn's: the mean over the classes that occur among labels or decisions.
-
-    Args:
-        predicted: one class an utterance, a name or a number.
-        labels: the right ones.
-        draws: of the bootstrap over utterances.
-        seed: of the draws.
-
-    Returns:
-        "accuracy", "accuracy_bootstrap", "macro_f1" and "macro_f1_interval".
+    Macro F1 is scikit-learn's: the mean over the classes that occur among labels or decisions. Of each utterance,
+    `predicted` and `labels` have one class, a name or a number.
     """
     found, true = np.asarray(predicted), np.asarray(labels)
     right = found == true
     return {
         "accuracy": float(accuracy_score(true, found)),
-        "accuracy_bootstrap": list(ratio_interval(right, np.ones(len(right)), draws, seed)),
+        "accuracy_bootstrap": list(ratio_interval(right, np.ones(len(right)))),
         "macro_f1": float(f1_score(true, found, average="macro", zero_division=0)),
-        "macro_f1_interval": list(macro_f1_interval(found, true, draws, seed)),
+        "macro_f1_interval": list(macro_f1_interval(found, true)),
     }
 
 

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -91,10 +92,10 @@ def evaluate_ctc(
     if not any(references):
         raise UserError(f"{data}/{split}.{labels} holds no words")
     utterances, skipped = recognise(recogniser, manifest, references)
-    columns = {
-        name: np.array([getattr(utterance, name) for utterance in utterances])
-        for name in ("words", "word_errors", "characters", "character_errors")
-    }
+    names = ("words", "word_errors", "characters", "character_errors")
+    words, word_errors, characters, character_errors = counts = np.array(
+        [[getattr(utterance, name) for utterance in utterances] for name in names]
+    )
     result = {
         "checkpoint": str(checkpoint),
         "data": str(data),
@@ -102,11 +103,11 @@ def evaluate_ctc(
         "labels": labels,
         "utterances": len(utterances),
         "skipped": skipped,
-        **{name: int(column.sum()) for name, column in columns.items()},
-        "wer": float(columns["word_errors"].sum() / columns["words"].sum()),
-        "wer_interval": list(ratio_interval(columns["word_errors"], columns["words"])),
-        "cer": float(columns["character_errors"].sum() / columns["characters"].sum()),
-        "cer_interval": list(ratio_interval(columns["character_errors"], columns["characters"])),
+        **dict(zip(names, counts.sum(axis=1).tolist())),
+        "wer": float(word_errors.sum() / words.sum()),
+        "wer_interval": list(ratio_interval(word_errors, words)),
+        "cer": float(character_errors.sum() / characters.sum()),
+        "cer_interval": list(ratio_interval(character_errors, characters)),
         "bootstrap": {"draws": DRAWS, "seed": SEED},
     }
     if show:
@@ -131,8 +132,7 @@ def load_recogniser(checkpoint: Path, data: Path) -> Recogniser:
             f"{' or '.join(MODELS)} of fairseq's task {TASKS[0]}: fine-tune it (recipes ctc_letters, ctc_pieces)"
         )
     labels = task["labels"] if isinstance(task["labels"], str) else task["labels"][0]
-    inside = "target_dictionary" in (state.get("task_state") or {})
-    if not inside and not (data / f"dict.{labels}.txt").is_file():
+    if "target_dictionary" not in (state.get("task_state") or {}) and not (data / f"dict.{labels}.txt").is_file():
         raise UserError(f"{checkpoint} has no dictionary inside, and there is no {data}/dict.{labels}.txt: add it")
     state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint), {"data": str(data)})
     _add_unit_dictionary(state)
@@ -163,10 +163,7 @@ def recognise(
 ) -> Tuple[List[Utterance], Dict[str, int]]:
     """Recognise each utterance that has a reference, alone: padding would change a group-norm extractor's statistics.
 
-    Args:
-        recogniser: the model.
-        manifest: the utterances.
-        references: words of each row of the manifest, "" where they are not known.
+    References are the words of each row of the manifest, "" where they are not known.
 
     Returns:
         (utterances, number of rows that were left out for which reason).
@@ -175,11 +172,8 @@ def recognise(
         UserError: over 1 % of the files cannot be used.
     """
     rows = [row for row, text in enumerate(references) if text]
-
-    def recognise_wave(wave: torch.Tensor) -> str:
-        return decode(recogniser, wave)
-
-    found, unreadable = process_waves(manifest, rows, recogniser.shortest, recognise_wave, "recognising")
+    decode_wave = partial(decode, recogniser)
+    found, unreadable = process_waves(manifest, rows, recogniser.shortest, decode_wave, "recognising")
     unreadable.log()
     texts = join_tokens(list(found.values()), "the model's dictionary", recogniser.dictionary.symbols)
     utterances = [Utterance(manifest.paths[row], references[row], text) for row, text in zip(found, texts)]
@@ -209,20 +203,18 @@ def join_tokens(lines: List[str], source: str, symbols: Optional[List[str]] = No
         UserError: the tokens are neither letters (with | between words) nor sentencepiece's (with its mark).
     """
     symbols = symbols if symbols is not None else [token for line in lines for token in line.split()]
-    if any(token.startswith(PIECE_MARK) for token in symbols):
-        kind = "sentencepiece"
-    elif "|" in symbols:
-        kind = "letter"
-    else:
+    pieces = any(token.startswith(PIECE_MARK) for token in symbols)
+    if not pieces and "|" not in symbols:
         raise UserError(f"{source} has neither letters with | behind words nor pieces with {PIECE_MARK} before them")
-    return [" ".join(post_process(line, kind).split()) for line in lines]
+    return [" ".join(post_process(line, "sentencepiece" if pieces else "letter").split()) for line in lines]
 
 
 def choose_examples(utterances: List[Utterance], count: int) -> Dict[str, List[Dict[str, Any]]]:
     """`count` utterances of the highest word error rate as "worst", the first of equals; as many random as "random"."""
-    worst = sorted(utterances, key=lambda utterance: -utterance.word_errors / utterance.words)[:count]
-    drawn = np.random.default_rng(SEED).choice(len(utterances), min(count, len(utterances)), replace=False)
-    return {"worst": [vars(utterance) for utterance in worst], "random": [vars(utterances[i]) for i in sorted(drawn)]}
+    rows = [vars(utterance) for utterance in utterances]
+    drawn = np.random.default_rng(SEED).choice(len(rows), min(count, len(rows)), replace=False)
+    worst = sorted(rows, key=lambda row: -row["word_errors"] / row["words"])
+    return {"worst": worst[:count], "random": [rows[i] for i in sorted(drawn)]}
 
 
 def _distance(found: Any, wanted: Any) -> int:

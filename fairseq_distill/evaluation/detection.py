@@ -50,11 +50,7 @@ def accumulate_errors(target_weight: np.ndarray, other_weight: np.ndarray) -> Er
 
 
 def find_error_rates(scores: np.ndarray, same: np.ndarray) -> ErrorRates:
-    """Error rates at the corners of the ROC curve, every pair counting once: each (corners,).
-
-    Args:
-        scores: (pairs,), higher = more alike.
-        same: (pairs,) bool, True = a target pair.
+    """Error rates at the corners of the ROC curve, every pair counting once: each (corners,); pairs as above.
 
     Raises:
         ValueError: all pairs are of one kind, or a score is not finite.
@@ -92,15 +88,5 @@ def minimum_cost(rates: ErrorRates, target_probability: float) -> np.ndarray:
 
 
 def equal_error_rate(scores: np.ndarray, same: np.ndarray) -> float:
-    """Rate at which as many different pairs are accepted as same pairs are rejected, between 0 and 1.
-
-    Between two thresholds of the ROC curve the rates are interpolated linearly.
-
-    Args:
-        scores: (pairs,), higher = more alike.
-        same: (pairs,) bool, True = the same speaker; both values must occur.
-
-    Raises:
-        ValueError: all pairs are of one kind, so there is no such rate, or a score is not finite.
-    """
+    """`cross_rates` of every pair counting once; arguments and errors as in `find_error_rates`."""
     return float(cross_rates(find_error_rates(scores, same)))

@@ -11,6 +11,7 @@ import logging
 import os
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
@@ -60,8 +61,6 @@ class FeatureStore:
         self.checkpoint = Path(checkpoint)
         self.cache = Path(cache)
         self.random_seed = random_seed
-        self._encoder: Optional[SpeechEncoder] = None
-        self._checkpoint_hash: Optional[str] = None
 
     def pool(self, manifest_path: Path) -> PooledSplit:
         """Pooled features of a manifest's utterances.
@@ -73,22 +72,33 @@ class FeatureStore:
         file = self.cache / f"{self._key(manifest)}.npz"
         pooled = _read_cache(file)
         if pooled is None:
-            _make_folder(self.cache)  # before the work: it may not be possible
-            pooled = pool_manifest(self._load(), manifest)
+            try:  # before the work: it may not be possible
+                self.cache.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                message = f"cannot make the folder {self.cache}: {error.strerror}; choose another by --cache"
+                raise UserError(message) from error
+            pooled = pool_manifest(self._encoder, manifest)
             _write_cache(file, pooled)
         UnreadableFiles(manifest, UnreadableLimit(len(manifest.paths)), pooled.unreadable).log()
         return pooled
 
-    def _load(self) -> SpeechEncoder:
-        if self._encoder is None:
-            self._encoder = load_encoder(self.checkpoint)
-            if self.random_seed is not None:
-                self._encoder = randomise_weights(self._encoder, self.random_seed)
-        return self._encoder
+    @cached_property
+    def _encoder(self) -> SpeechEncoder:
+        encoder = load_encoder(self.checkpoint)
+        return encoder if self.random_seed is None else randomise_weights(encoder, self.random_seed)
+
+    @cached_property
+    def _checkpoint_hash(self) -> str:
+        digest = hashlib.sha256()
+        try:
+            with open(self.checkpoint, "rb") as stream:
+                for block in iter(lambda: stream.read(1 << 22), b""):
+                    digest.update(block)
+        except OSError as error:
+            raise UserError(f"cannot read the checkpoint {self.checkpoint}: {error.strerror}") from error
+        return digest.hexdigest()
 
     def _key(self, manifest: Manifest) -> str:
-        if self._checkpoint_hash is None:
-            self._checkpoint_hash = _hash_file(self.checkpoint)
         audio = [_stat(manifest.path(row)) for row in range(len(manifest.paths))]
         facts = [FORMAT, self._checkpoint_hash, self.random_seed, manifest.root, manifest.paths, manifest.sizes, audio]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
@@ -103,10 +113,8 @@ def pool_manifest(encoder: SpeechEncoder, manifest: Manifest) -> PooledSplit:
     shape = (len(manifest.paths), encoder.cfg.encoder_layers + 1, encoder.cfg.encoder_embed_dim)
     features = np.full(shape, np.nan, dtype=np.float32)
 
-    def pool(wave: torch.Tensor) -> np.ndarray:
-        return pool_wave(encoder, wave)
-
-    pooled, unreadable = process_waves(manifest, range(len(features)), encoder.cfg.shortest_wave, pool, "features of")
+    pool, rows = partial(pool_wave, encoder), range(len(features))
+    pooled, unreadable = process_waves(manifest, rows, encoder.cfg.shortest_wave, pool, "features of")
     for row, values in pooled.items():
         features[row] = values
     return PooledSplit(features, unreadable.reasons)
@@ -137,22 +145,9 @@ def randomise_weights(encoder: SpeechEncoder, seed: int) -> SpeechEncoder:
 
 def _stat(path: str) -> Sequence[Optional[int]]:
     """Size and time of change of an audio file, or of the ZIP file in ZIP:OFFSET:LENGTH; None for both without one."""
-    for file in (path, path.rsplit(":", 2)[0]):
-        if os.path.isfile(file):
-            facts = os.stat(file)
-            return facts.st_size, facts.st_mtime_ns
-    return None, None
-
-
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 22), b""):
-                digest.update(block)
-    except OSError as error:
-        raise UserError(f"cannot read the checkpoint {path}: {error.strerror}") from error
-    return digest.hexdigest()
+    files = filter(os.path.isfile, (path, path.rsplit(":", 2)[0]))
+    facts = next(map(os.stat, files), None)
+    return (None, None) if facts is None else (facts.st_size, facts.st_mtime_ns)
 
 
 def _read_cache(file: Path) -> Optional[PooledSplit]:
@@ -160,18 +155,10 @@ def _read_cache(file: Path) -> Optional[PooledSplit]:
         return None
     try:
         with np.load(file, allow_pickle=False) as stored:
-            unreadable = dict(zip(stored["rows"].tolist(), stored["reasons"].tolist()))
-            return PooledSplit(stored["features"], unreadable)
+            return PooledSplit(stored["features"], dict(zip(stored["rows"].tolist(), stored["reasons"].tolist())))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         logger.warning(f"{file} is damaged ({error}); computing its features again")
         return None
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose another by --cache") from error
 
 
 def _write_cache(file: Path, pooled: PooledSplit) -> None:
@@ -181,6 +168,6 @@ def _write_cache(file: Path, pooled: PooledSplit) -> None:
         "reasons": np.array(list(pooled.unreadable.values()), dtype=str),
     }
     try:
-        write_whole(file, lambda partial: np.savez(partial, **arrays))
+        write_whole(file, lambda path: np.savez(path, **arrays))
     except UserError as error:
         raise UserError(f"{error}; choose another folder by --cache") from error

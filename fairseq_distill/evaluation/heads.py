@@ -3,7 +3,7 @@
 import logging
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -15,23 +15,10 @@ from ..errors import UserError
 from ..multitask.model import MultitaskModel
 from ..multitask.task_list import TaskSettings
 from .classification import measure_classes
-from .trials import Trials, check_speakers, pair_all, read_trials
+from .trials import Trials, find_trials, pair_all
 from .verification import measure_scores, score_trials
 
 logger = logging.getLogger(__name__)
-
-Arrays = Dict[str, np.ndarray]  # by task
-
-
-class HeadOutputs(NamedTuple):
-    """What a task's head makes of the utterances that have a label for it."""
-
-    task: TaskSettings
-    classes: List[str]
-    rows: List[int]  # of the manifest
-    labels: List[str]
-    scores: np.ndarray  # (utterances, classes)
-    embeddings: np.ndarray  # (utterances, embedding)
 
 
 def evaluate_heads(
@@ -55,14 +42,21 @@ def evaluate_heads(
     started = time.time()
     manifest = read_manifest(data / f"{split}.tsv")
     labels = _read_all_labels(model.tasks, manifest, data, split)
-    listed = _read_listed_trials(model.tasks, labels, trials, data, manifest)
+    verifications = [task.name for task in model.tasks if task.kind == "verification"]
+    if trials is not None and not verifications:
+        raise UserError(f"--trials {trials}: none of this model's tasks is a verification")
+    speakers = [labels[name] for name in verifications if name in labels]
+    listed = None if trials is None else find_trials(trials, data, manifest, *speakers)
     rows = sorted({row for own in labels.values() for row, label in enumerate(own) if label})
 
     @torch.inference_mode()
-    def run_heads(wave: torch.Tensor) -> Tuple[Arrays, Arrays]:
+    def run_heads(wave: torch.Tensor) -> Dict[str, Tuple[np.ndarray, np.ndarray]]:
         output = model(wave.unsqueeze(0))
         # hidden states are not kept: a whole manifest's would not fit into memory
-        return _as_arrays(output.scores), _as_arrays(output.embeddings)
+        return {
+            name: (output.scores[name][0].float().numpy(), output.embeddings[name][0].float().numpy())
+            for name in labels
+        }
 
     outputs, unreadable = process_waves(manifest, rows, model.cfg.shortest_wave, run_heads, "heads on")
     unreadable.log()
@@ -73,13 +67,14 @@ def evaluate_heads(
             raise UserError(
                 f"task {task.name}: no utterance of {data / split}.tsv that could be read has a label for it"
             )
-        scores, embeddings = (np.stack([outputs[row][i][task.name] for row in used]) for i in (0, 1))
-        own = [labels[task.name][row] for row in used]
-        head = HeadOutputs(task, model.classes[task.name], used, own, scores, embeddings)
+        scores, embeddings = (np.stack(parts) for parts in zip(*(outputs[row][task.name] for row in used)))
+        own = np.asarray([labels[task.name][row] for row in used])
         if task.kind == "classification":
-            found = _measure_classes(head)
+            found = _measure_decisions(task.name, scores, model.classes[task.name], own)
         else:
-            found = _measure_speakers(head, *_choose_pairs(head, listed))
+            pairs = pair_all(own.tolist()) if listed is None else listed.keep(used)
+            skipped = None if listed is None else len(listed.same) - len(pairs.same)
+            found = {"trials_skipped": skipped, **_measure_pairs(task.name, embeddings, pairs, own)}
         tasks[task.name] = {"kind": task.kind, "utterances": len(used), **found}
     return {
         "data": str(data),
@@ -88,11 +83,6 @@ def evaluate_heads(
         "tasks": tasks,
         "seconds": round(time.time() - started, 1),
     }
-
-
-def _as_arrays(tensors: Dict[str, torch.Tensor]) -> Arrays:
-    """By task, what a batch of one utterance gave."""
-    return {name: tensor.squeeze(0).float().numpy() for name, tensor in tensors.items()}
 
 
 def _read_all_labels(tasks: Sequence[TaskSettings], manifest: Manifest, data: Path, split: str) -> Dict[str, List[str]]:
@@ -104,55 +94,25 @@ def _read_all_labels(tasks: Sequence[TaskSettings], manifest: Manifest, data: Pa
             f"none of {', '.join(map(str, files.values()))} is there: labels of {split}.tsv for a task of this model "
             "are needed"
         )
-    left_out = [name for name in files if name not in labels]
+    left_out = [f"{name} ({file})" for name, file in files.items() if name not in labels]
     if left_out:
-        logger.warning(
-            f"not measured, as there are no labels: {', '.join(f'{name} ({files[name]})' for name in left_out)}"
-        )
+        logger.warning(f"not measured, as there are no labels: {', '.join(left_out)}")
     return labels
 
 
-def _read_listed_trials(
-    tasks: Sequence[TaskSettings], labels: Dict[str, List[str]], path: Optional[Path], data: Path, manifest: Manifest
-) -> Optional[Trials]:
-    """The list, from there or from below `data`, compared with the speaker labels before any work is done."""
-    if path is None:
-        return None
-    verifications = [task.name for task in tasks if task.kind == "verification"]
-    if not verifications:
-        raise UserError(f"--trials {path}: none of this model's tasks is a verification")
-    path = path if path.is_file() or not (data / path).is_file() else data / path
-    listed = read_trials(path, manifest)
-    for name in (name for name in verifications if name in labels):
-        check_speakers(path, listed, labels[name])
-    return listed
-
-
-def _measure_classes(outputs: HeadOutputs) -> Dict[str, Any]:
-    unknown = sorted(set(outputs.labels) - set(outputs.classes))
+def _measure_decisions(name: str, scores: np.ndarray, classes: List[str], labels: np.ndarray) -> Dict[str, Any]:
+    unknown = sorted(set(labels) - set(classes))
     if unknown:
-        logger.warning(f"task {outputs.task.name}: {', '.join(unknown)} was not in training, and is always wrong")
-    predicted = [outputs.classes[best] for best in outputs.scores.argmax(1)]
-    return {"classes": len(outputs.classes), **measure_classes(predicted, outputs.labels)}
+        logger.warning(f"task {name}: {', '.join(unknown)} was not in training, and is always wrong")
+    predicted = [classes[best] for best in scores.argmax(1)]
+    return {"classes": len(classes), **measure_classes(predicted, labels)}
 
 
-def _choose_pairs(outputs: HeadOutputs, listed: Optional[Trials]) -> Tuple[Trials, Optional[int]]:
-    """Pairs of utterances, and how many of the list had to be left out; None without a list."""
-    if listed is None:
-        return pair_all(outputs.labels), None
-    pairs = listed.keep(outputs.rows)
-    return pairs, len(listed.same) - len(pairs.same)
-
-
-def _measure_speakers(outputs: HeadOutputs, pairs: Trials, skipped: Optional[int]) -> Dict[str, Any]:
+def _measure_pairs(name: str, embeddings: np.ndarray, pairs: Trials, speakers: np.ndarray) -> Dict[str, Any]:
     same, different = pairs.count()
     if not same or not different:
         raise UserError(
-            f"task {outputs.task.name}: {same} pairs of the same speaker and {different} of different ones; an error "
-            "rate needs both"
+            f"task {name}: {same} pairs of the same speaker and {different} of different ones; an error rate needs both"
         )
-    speakers = np.asarray(outputs.labels)
-    found = measure_scores(
-        score_trials(outputs.embeddings, pairs), pairs.same, speakers[pairs.enrol], speakers[pairs.test]
-    )
-    return {"same_pairs": same, "different_pairs": different, "trials_skipped": skipped, **found}
+    found = measure_scores(score_trials(embeddings, pairs), pairs.same, speakers[pairs.enrol], speakers[pairs.test])
+    return {"same_pairs": same, "different_pairs": different, **found}

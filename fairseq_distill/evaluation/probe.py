@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
+from scipy.special import softmax
 from scipy.stats import binomtest
 from tqdm import tqdm
 
@@ -100,8 +101,7 @@ def fit_probe(features: np.ndarray, classes: np.ndarray, count: int, l2: float) 
     if not found.success:
         logger.warning(f"the probe with l2 = {l2:g} has not converged in {found.nit} iterations: {found.message}")
     layer_logits, weight, bias = np.split(found.x, np.cumsum(sizes)[:-1])
-    weights = np.exp(layer_logits - layer_logits.max())
-    return Probe(weights / weights.sum(), weight.reshape(width, count), bias, l2)
+    return Probe(softmax(layer_logits), weight.reshape(width, count), bias, l2)
 
 
 def choose_probe(
@@ -109,15 +109,8 @@ def choose_probe(
 ) -> Tuple[Probe, float]:
     """Train a probe for each strength in `L2_GRID` and keep the best on the validation set.
 
-    Best is the highest accuracy, among equals the lowest cross-entropy.
-
-    Args:
-        train: (standardised features, class numbers).
-        valid: the same of the validation set.
-        count: number of classes.
-
-    Returns:
-        (probe, its accuracy on the validation set).
+    Best is the highest accuracy, among equals the lowest cross-entropy. Each set is (standardised features, class
+    numbers), of `count` classes. Returns the probe and its accuracy on the validation set.
     """
     tried: List[Tuple[int, float, Probe]] = []
     for l2 in tqdm(L2_GRID, desc="probe, each strength of the penalty", unit="fit"):

@@ -15,7 +15,7 @@ from .bootstrap import DRAWS, SEED
 from .classification import measure_classes
 from .features import FeatureStore
 from .probe import Probe, Standardiser, accuracy_interval, choose_probe
-from .trials import Trials, check_speakers, read_trials
+from .trials import Trials, find_trials
 from .verification import count_pairs, measure_verification, verify
 
 SPLITS = ("train", "valid", "test")
@@ -67,7 +67,11 @@ def evaluate_probe(
     start = time.monotonic()
     data = Path(data)
     labels = read_all_labels(data, label)
-    listed = read_listed_trials(trials_file, data, label, labels["test"])
+    listed = None
+    if trials_file is not None:
+        if label != "speaker":
+            raise UserError(f"--trials {trials_file} compares speakers: give --label speaker")
+        listed = find_trials(trials_file, data, read_manifest(data / "test.tsv"), labels["test"])
     # told now, not after minutes of computing features
     rows = {name: [row for row, text in enumerate(texts) if text] for name, texts in labels.items()}
     trials = listed and listed.keep(rows["test"])
@@ -108,11 +112,7 @@ def evaluate_probe(
 
 
 def read_all_labels(data: Path, label: str) -> Dict[str, List[str]]:
-    """Labels of every split, "" where a row has none.
-
-    Raises:
-        UserError: a manifest or a label file is missing, or one does not fit the other.
-    """
+    """Labels of every split, "" where a row has none; UserError where a file is missing or does not fit the others."""
     if not data.is_dir():
         raise UserError(f"{data} is no folder; --data must be the one that holds train.tsv, valid.tsv and test.tsv")
     missing = [f for name in SPLITS for f in (f"{name}.tsv", f"{name}.{label}") if not (data / f).is_file()]
@@ -124,22 +124,6 @@ def read_all_labels(data: Path, label: str) -> Dict[str, List[str]]:
     return {
         name: read_labels(data / f"{name}.{label}", len(read_manifest(data / f"{name}.tsv").paths)) for name in SPLITS
     }
-
-
-def read_listed_trials(path: Optional[Path], data: Path, label: str, labels: List[str]) -> Optional[Trials]:
-    """The trials of a list over all rows of test, None without a list; a path that is not there is sought in `data`.
-
-    Raises:
-        UserError: trials without speakers, or the list cannot be read, or contradicts test's labels.
-    """
-    if path is None:
-        return None
-    if label != "speaker":
-        raise UserError(f"--trials {path} compares speakers: give --label speaker")
-    file = path if path.exists() else data / path
-    trials = read_trials(file, read_manifest(data / "test.tsv"))
-    check_speakers(file, trials, labels)
-    return trials
 
 
 def check_task(
@@ -201,11 +185,10 @@ def classify(splits: Dict[str, Split]) -> Tuple[Probe, Dict[str, Any]]:
     )
     probe, valid_accuracy = choose_probe(train, valid, len(numbers))
     right, _ = probe.score(*test)
-    commonest = np.bincount(train[1]).argmax()
     return probe, {
         **measure_classes(probe.logits(test[0]).argmax(axis=1), test[1]),
         "accuracy_interval": list(accuracy_interval(right, len(test[1]))),
-        "chance": float((test[1] == commonest).mean()),
+        "chance": float((test[1] == np.bincount(train[1]).argmax()).mean()),
         "valid_accuracy": valid_accuracy,
         "l2": probe.l2,
         "layer_weights": probe.layer_weights.tolist(),
@@ -223,20 +206,18 @@ def verify_speakers(
     """
     layers = test.features.shape[1]
     single = np.eye(layers)
-    candidates = [("equal weights", np.full(layers, 1 / layers))]
-    if probe is not None:
-        candidates.append(("the probe's weights", probe.layer_weights))
-    candidates += [(f"layer {number}", weights) for number, weights in enumerate(single)]
+    name, choice = "equal weights", "as valid has no pairs of the same and of different speakers to choose by"
+    candidates = {name: np.full(layers, 1 / layers)}
     if all(count_pairs(valid.labels)):
-        name, weights = min(candidates, key=lambda candidate: verify(valid.features, candidate[1], valid.labels))
-        choice = f"{name}, lowest on valid"
-    else:
-        name, weights = candidates[0]
-        choice = f"{name}, as valid has no pairs of the same and of different speakers to choose by"
+        if probe is not None:
+            candidates["the probe's weights"] = probe.layer_weights
+        candidates.update((f"layer {number}", weights) for number, weights in enumerate(single))
+        name = min(candidates, key=lambda name: verify(valid.features, candidates[name], valid.labels))
+        choice = "lowest on valid"
     same, different = count_pairs(test.labels) if trials is None else trials.count()
     return {
-        **measure_verification(test.features, weights, test.labels, trials),
-        "eer_layers": choice,
+        **measure_verification(test.features, candidates[name], test.labels, trials),
+        "eer_layers": f"{name}, {choice}",
         "eer_per_layer": [verify(test.features, weights, test.labels, trials) for weights in single],
         "same_pairs": same,
         "different_pairs": different,

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterator, Sequence, Tuple
 
 import numpy as np
 
+from ..data.labels import read_lines
 from ..data.manifest import Manifest
 from ..errors import UserError
 
@@ -36,8 +37,7 @@ class Trials:
     def keep(self, rows: Sequence[int]) -> "Trials":
         """The pairs of which both utterances are among `rows`, numbered by their place in it."""
         sides = np.asarray(rows, dtype=int), self.enrol, self.test
-        highest = max(int(side.max(initial=-1)) for side in sides)
-        place = np.full(1 + highest, -1)
+        place = np.full(1 + max(int(side.max(initial=-1)) for side in sides), -1)
         place[list(rows)] = np.arange(len(rows))
         enrol, test = place[self.enrol], place[self.test]
         both = (enrol >= 0) & (test >= 0)
@@ -62,23 +62,28 @@ def read_trials(path: Path, manifest: Manifest) -> Trials:
         UserError: the file cannot be read, a line has another form, or paths are not in the manifest.
     """
     rows = {name: row for row, name in reversed(list(enumerate(manifest.paths)))}  # of equal names the first
-    sides: List[Tuple[str, str]] = []
-    same: List[bool] = []
-    for target, enrol, test in _parse_lines(path):
-        same.append(target)
-        sides.append((enrol, test))
-    if not sides:
+    trials = list(_parse_lines(path))
+    if not trials:
         raise UserError(f"{path} holds no trial")
-    unknown = dict.fromkeys(name for pair in sides for name in pair if name not in rows)
+    unknown = dict.fromkeys(name for _, *pair in trials for name in pair if name not in rows)
     if unknown:
-        hit = sum(enrol in unknown or test in unknown for enrol, test in sides)
+        hit = sum(not unknown.keys().isdisjoint(pair) for _, *pair in trials)
         raise UserError(
-            f"{path}: {len(unknown)} of its paths, in {hit} of its {len(sides)} trials, are not in {manifest.file}: "
+            f"{path}: {len(unknown)} of its paths, in {hit} of its {len(trials)} trials, are not in {manifest.file}: "
             f"{', '.join(list(unknown)[:3])}{', ...' if len(unknown) > 3 else ''}; paths must be written as they stand "
             f"there, such as {manifest.paths[0]}, which is below {manifest.root}"
         )
-    enrol, test = np.array([[rows[name] for name in pair] for pair in sides]).T
-    return Trials(enrol, test, np.array(same))
+    same, enrol, test = zip(*trials)
+    return Trials(np.array([rows[name] for name in enrol]), np.array([rows[name] for name in test]), np.array(same))
+
+
+def find_trials(path: Path, data: Path, manifest: Manifest, *labels: Sequence[str]) -> Trials:
+    """`read_trials` of a list that is there or in the folder `data`, after `check_speakers` by each of the labels."""
+    path = path if path.exists() else data / path
+    listed = read_trials(path, manifest)
+    for speakers in labels:
+        check_speakers(path, listed, speakers)
+    return listed
 
 
 def check_speakers(path: Path, trials: Trials, labels: Sequence[str]) -> None:
@@ -97,14 +102,8 @@ def check_speakers(path: Path, trials: Trials, labels: Sequence[str]) -> None:
 
 def _parse_lines(path: Path) -> Iterator[Tuple[bool, str, str]]:
     """(same speaker, path, path) of each line; all lines must have the form of the first."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read the trials {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from error
     kinds: Dict[str, bool] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path, "the trials "), start=1):
         fields = line.split()
         if not kinds:
             kinds = _VOXCELEB if fields and fields[0] in _VOXCELEB else _KALDI
@@ -114,5 +113,5 @@ def _parse_lines(path: Path) -> Iterator[Tuple[bool, str, str]]:
             form = _VOXCELEB_FORM if kinds is _VOXCELEB else _KALDI_FORM
             if number == 1:
                 form = f"{_VOXCELEB_FORM}, {_KALDI_FORM}"
-            raise UserError(f"{path}, line {number}: expected {form}, found {line.strip()!r}")
+            raise UserError(f"{path}, line {number}: expected {form}, found {line!r}")
         yield kinds[fields[0]], fields[1], fields[2]

@@ -4,8 +4,9 @@ from collections import Counter
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
+from sklearn.preprocessing import normalize
 
-from .bootstrap import DRAWS, SEED, percentile_interval, resample_speakers
+from .bootstrap import DRAWS, percentile_interval, resample_speakers
 from .detection import cross_rates, equal_error_rate, find_error_rates, minimum_cost
 from .trials import Trials, pair_all
 
@@ -16,22 +17,17 @@ _BLOCK = 10_000  # trials scored at a time
 def score_pairs(embeddings: np.ndarray, speakers: Sequence[str]) -> Tuple[np.ndarray, np.ndarray]:
     """Cosine of every pair of different utterances.
 
-    Args:
-        embeddings: (utterances, width).
-        speakers: one name an utterance.
-
-    Returns:
-        (scores, same), each (utterances * (utterances - 1) / 2,): the cosine, and whether the speakers are the same.
+    Of embeddings (utterances, width) and a speaker's name for each, (scores, same), each (utterances * (utterances - 1)
+    / 2,): the cosine, and whether the speakers are the same.
     """
-    unit = _normalise(embeddings)
-    names = np.unique(np.asarray(speakers), return_inverse=True)[1]
+    unit, names = normalize(embeddings), np.unique(np.asarray(speakers), return_inverse=True)[1]
     pairs = np.triu(np.ones((len(names), len(names)), dtype=bool), k=1)
-    return (unit @ unit.T)[pairs], (names[:, None] == names[None, :])[pairs]
+    return (unit @ unit.T)[pairs], (names[:, None] == names)[pairs]
 
 
 def score_trials(embeddings: np.ndarray, trials: Trials) -> np.ndarray:
     """Cosine of the two utterances of each trial, (trials,); embeddings are (utterances, width)."""
-    unit = _normalise(embeddings)
+    unit = normalize(embeddings)
     starts = range(0, len(trials.same), _BLOCK)
     sides = ((trials.enrol[start : start + _BLOCK], trials.test[start : start + _BLOCK]) for start in starts)
     return np.concatenate([np.einsum("nw,nw->n", unit[enrol], unit[test]) for enrol, test in sides])
@@ -56,22 +52,16 @@ def measure_verification(
     layer_weights: np.ndarray,
     speakers: Sequence[str],
     trials: Optional[Trials] = None,
-    draws: int = DRAWS,
-    seed: int = SEED,
 ) -> Dict[str, Any]:
-    """Equal error rate and minimum detection costs with 95 % intervals; arguments as in `verify`, draws of speakers.
-
-    Returns:
-        what `measure_scores` returns.
-    """
+    """What `measure_scores` returns for scores as in `verify`."""
     scores, same = _score(features, layer_weights, speakers, trials)
     pairs = pair_all(speakers) if trials is None else trials
     names = np.asarray(speakers)
-    return measure_scores(scores, same, names[pairs.enrol], names[pairs.test], draws, seed)
+    return measure_scores(scores, same, names[pairs.enrol], names[pairs.test])
 
 
 def measure_scores(
-    scores: np.ndarray, same: np.ndarray, first: np.ndarray, second: np.ndarray, draws: int = DRAWS, seed: int = SEED
+    scores: np.ndarray, same: np.ndarray, first: np.ndarray, second: np.ndarray, draws: int = DRAWS
 ) -> Dict[str, Any]:
     """Figures of scored pairs, with 95 % intervals over speakers that are drawn again (`bootstrap.resample_speakers`).
 
@@ -81,7 +71,6 @@ def measure_scores(
         first: (pairs,) one side's speaker, a name or a number.
         second: (pairs,) the other side's.
         draws: of the bootstrap over speakers.
-        seed: of the draws.
 
     Returns:
         "eer" and "eer_interval"; "min_dcf" and "min_dcf_interval", by target probability as text; "eer_speakers", how
@@ -95,7 +84,7 @@ def measure_scores(
     first, second = np.split(numbers, 2)
     drawn = [
         [cross_rates(block), *(minimum_cost(block, p) for p in TARGET_PROBABILITIES)]
-        for block in resample_speakers(scores, same, first, second, draws, seed)
+        for block in resample_speakers(scores, same, first, second, draws)
     ]
     eers, *costs = (np.concatenate(figure) for figure in zip(*drawn))
     return {
@@ -122,9 +111,3 @@ def _score(
     if trials is None:
         return score_pairs(embeddings, speakers)
     return score_trials(embeddings, trials), trials.same
-
-
-def _normalise(embeddings: np.ndarray) -> np.ndarray:
-    """Each row at length 1; a row of zeros stays."""
-    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return embeddings / np.maximum(length, np.finfo(embeddings.dtype).tiny)

@@ -14,7 +14,7 @@ from ..encoder.layer_groups import format_groups
 from ..errors import UserError
 from .clustering import LayerClusters, cluster_layers
 from .fingerprint import fingerprint_weights
-from .similarity import Similarity, compute_similarity
+from .similarity import compute_similarity
 from .storage import read_clusters, write_clusters
 
 logger = logging.getLogger(__name__)
@@ -64,13 +64,12 @@ def find_groups(request: ClusterRequest, folder: Union[str, Path], device: str =
 
 def _read_or_compute(request: ClusterRequest, path: Path, device: str) -> List[List[int]]:
     encoders = [load_encoder(teacher) for teacher in request.teachers]
-    weights = [fingerprint_weights(encoder) for encoder in encoders]
-    wanted = {**asdict(request), "weights_sha256": weights}
+    wanted = {**asdict(request), "weights_sha256": [fingerprint_weights(encoder) for encoder in encoders]}
     if path.exists():
         found = read_clusters(path)
-        made_for = found.about.get("request")
-        if made_for != wanted:
-            differs = [key for key in wanted if (made_for or {}).get(key) != wanted[key]]
+        made_for = found.about.get("request") or {}
+        differs = [key for key in wanted if made_for.get(key) != wanted[key]]
+        if differs:
             raise UserError(
                 f"{path} was made for other settings ({', '.join(differs)} differ): remove it to find groups anew, or "
                 "give another checkpoint.save_dir"
@@ -98,13 +97,9 @@ def compute_clusters(request: ClusterRequest, encoders: List, device: str = "cpu
         sample = SpeechSample(request.manifest, request.seconds, _SEED, encoder.cfg)
         compared.append(compute_similarity(encoder.to(device), sample, seed=_SEED))
         encoder.to("cpu")
-    found = cluster_layers(average_similarities(compared), request.clusters, None, request.linkage, request.adjacent)
+    states = min(len(similarity.values) for similarity in compared)
+    values = np.mean([similarity.values[:states, :states] for similarity in compared], axis=0)
+    mean = replace(compared[0], values=values)
+    found = cluster_layers(mean, request.clusters, None, request.linkage, request.adjacent)
     found.about["data"] = sample.describe()
     return found
-
-
-def average_similarities(similarities: List[Similarity]) -> Similarity:
-    """Mean over encoders of the similarities of the layers that all have."""
-    states = min(len(similarity.values) for similarity in similarities)
-    values = np.mean([similarity.values[:states, :states] for similarity in similarities], axis=0)
-    return replace(similarities[0], values=values)

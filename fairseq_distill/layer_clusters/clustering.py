@@ -70,12 +70,10 @@ def cluster_layers(
     layers = list_clustered_layers(len(similarity.values) - 1, clusters, height, include_layer0)
     tree = link(_distances(similarity, layers, linkage), linkage, adjacent)
     found = LayerClusters(similarity, layers, tree, linkage, adjacent, clusters, height)
-    if clusters is not None:
-        found.groups = cut(found, clusters)
-    elif height is not None:
-        found.groups = cut(found, 1 + int((tree[:, 2] > height).sum()))
+    if clusters is not None or height is not None:
+        found.groups = cut(found, clusters or 1 + int((tree[:, 2] > height).sum()))
     for group in found.groups or []:
-        if not is_run(group):
+        if len(group) != group[-1] - group[0] + 1:
             logger.warning(
                 f"the group {format_groups([group])} is not a run of neighbouring layers: see in the picture whether "
                 "another number of clusters, another linkage or more audio mend that, or ask for adjacent layers"
@@ -108,11 +106,6 @@ def cut(found: LayerClusters, clusters: int) -> List[List[int]]:
     return list(groups.values())  # in the order of their first layers, as layers ascend
 
 
-def is_run(group: List[int]) -> bool:
-    """Whether ascending layer numbers leave none out."""
-    return group == list(range(group[0], group[-1] + 1))
-
-
 def score_cuts(found: LayerClusters) -> Dict[int, float]:
     """Mean silhouette of the layers for every number of clusters from 2 to one below the number of layers.
 
@@ -122,8 +115,7 @@ def score_cuts(found: LayerClusters) -> Dict[int, float]:
     distances = _distances(found.similarity, found.layers, found.linkage)
     scores = {}
     for clusters in range(2, len(found.layers)):
-        places = {layer: number for number, group in enumerate(cut(found, clusters)) for layer in group}
-        labels = [places[layer] for layer in found.layers]
+        labels = hierarchy.cut_tree(found.tree, n_clusters=clusters).ravel()
         scores[clusters] = float(silhouette_score(distances, labels, metric="precomputed"))
     return scores
 

@@ -1,4 +1,4 @@
-"""Linear CKA, plain and debiased, of many hidden states from sums over frames.
+"""Linear CKA, plain and debiased, and the mean cosine of many hidden states, from sums over frames.
 
     CKA(X, Y) = HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y))        Kornblith et al., arXiv 1905.00414
     HSIC(X, Y) = |Xc' Yc|^2 (Frobenius)                         X (frames, width), Xc: each feature without its mean
@@ -30,6 +30,7 @@ from typing import Dict, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
@@ -75,12 +76,8 @@ class CrossProducts:
                 self._check_varies(state, f"h[{number}]" + (f" of the {whose} encoder" if rows != columns else ""))
         estimate = estimate_hsic if debiased else sum_hsic
         hsic = {pair: estimate(total) for pair, total in self.sums.items() if total is not None}
-        values = np.empty((len(rows), len(columns)))
-        for i, one in enumerate(rows):
-            for j, other in enumerate(columns):
-                cross = hsic[one, other] if (one, other) in hsic else hsic[other, one]
-                values[i, j] = cross / np.sqrt(hsic[one, one] * hsic[other, other])
-        return values
+        hsic.update({(other, one): value for (one, other), value in hsic.items()})
+        return np.array([[hsic[i, j] / np.sqrt(hsic[i, i] * hsic[j, j]) for j in columns] for i in rows])
 
     def _check_varies(self, state: int, name: str) -> None:
         """Refuse a state that has no similarity with anything, not even with itself."""
@@ -93,6 +90,30 @@ class CrossProducts:
             raise UserError(f"{name} is not finite for this audio: its similarity to others is undefined")
         if variance <= ROUNDING * float(self.shifts[state].double().square().sum()):
             raise UserError(f"{name} is the same in all {frames} frames: its similarity to others is undefined")
+
+
+class Cosines:
+    """Sums over frames of the cosine between every two states; unlike CKA it asks for the same axes in both."""
+
+    def __init__(self):
+        self.total: Optional[Tensor] = None
+        self.frames = 0
+
+    def add(self, states: Sequence[Tensor]) -> None:
+        """Add a chunk of frames: the same frames in every state, each (frames, width) float32, all of one width."""
+        units = F.normalize(torch.stack(list(states), 1), dim=-1)
+        cosines = torch.bmm(units, units.transpose(1, 2)).sum(0, dtype=torch.float64)
+        self.total = cosines if self.total is None else self.total + cosines
+        self.frames += len(units)
+
+    def compute(self, rows: Sequence[int], columns: Sequence[int], debiased: bool = False) -> np.ndarray:
+        """Mean cosines of the states `rows` with the states `columns`, float64; they have no bias to take off."""
+        if self.total is None:
+            raise UserError("there is no frame to compare layers by: give more audio")
+        values = (self.total / self.frames).cpu().numpy()[np.ix_(rows, columns)]
+        if not np.isfinite(values).all():
+            raise UserError("hidden states are not finite for this audio: their cosines are undefined")
+        return values
 
 
 def sum_hsic(total: Tensor) -> float:

@@ -1,6 +1,8 @@
 """A short name for an encoder's weights, to tell whether two files, or two runs, speak of the same one."""
 
 import hashlib
+from pathlib import Path
+from typing import Dict, Union
 
 import torch
 
@@ -17,3 +19,8 @@ def fingerprint_weights(encoder: SpeechEncoder) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def identify(path: Union[str, Path], encoder: SpeechEncoder) -> Dict[str, str]:
+    """What our files say of an encoder: its checkpoint and its fingerprint."""
+    return {"path": str(path), "weights_sha256": fingerprint_weights(encoder)}

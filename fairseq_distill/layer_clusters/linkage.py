@@ -44,9 +44,9 @@ def link(distances: np.ndarray, linkage: str, adjacent: bool) -> np.ndarray:
     """Scipy's linkage matrix (n - 1, 4) for n items; with `adjacent`, only neighbouring clusters merge."""
     if len(distances) < 2:
         return np.empty((0, 4))
-    if not adjacent:
-        return hierarchy.linkage(squareform(distances, checks=False), linkage)
-    return link_neighbours(distances, linkage)
+    if adjacent:
+        return link_neighbours(distances, linkage)
+    return hierarchy.linkage(squareform(distances, checks=False), linkage)
 
 
 def link_neighbours(distances: np.ndarray, linkage: str) -> np.ndarray:

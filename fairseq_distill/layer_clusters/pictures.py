@@ -36,13 +36,9 @@ def draw_clusters(clusters: LayerClusters, path: Path) -> None:
 
 
 def draw_similarity(similarity: Similarity, path: Path, rows: str, columns: str) -> None:
-    """Draw the map between two encoders; a ring in each row marks its highest value. Errors as above.
+    """Draw the map between two encoders' hidden states; a ring in each row marks its highest value. Errors as above.
 
-    Args:
-        similarity: of one encoder's hidden states (rows) with another's (columns).
-        path: of the picture.
-        rows: name of the vertical axis.
-        columns: name of the horizontal axis.
+    `rows` and `columns` are the names of the axes.
     """
     height, width = similarity.values.shape
     figure = make_figure(3 + 0.45 * width, 2 + 0.4 * height)
@@ -77,12 +73,10 @@ def _draw_matrix(axes: Any, similarity: Similarity, rows: str, columns: str) -> 
 
 def _choose_colours(clusters: LayerClusters) -> Dict[int, str]:
     """A colour for each layer, the same within a group; groups of one layer, and a tree that was not cut, are grey."""
-    numbers = iter(range(len(clusters.layers)))
-    colours = {}
-    for group in clusters.groups or []:
-        colour = f"C{next(numbers) % 10}" if len(group) > 1 else _GREY
-        colours.update(dict.fromkeys(group, colour))
-    return colours
+    groups = clusters.groups or []
+    large = [group for group in groups if len(group) > 1]
+    colours = {layer: f"C{number % 10}" for number, group in enumerate(large) for layer in group}
+    return {layer: colours.get(layer, _GREY) for group in groups for layer in group}
 
 
 def _outline(axes: Any, group: List[int], colour: str) -> None:
@@ -107,10 +101,9 @@ def _draw_tree(axes: Any, clusters: LayerClusters, colours: Dict[int, str]) -> N
     tree, members = _order(clusters.tree, len(clusters.layers))
 
     def colour_of(number: int) -> str:
-        found = {colours.get(clusters.layers[item], _GREY) for item in members[number]}
-        groups = [set(group) for group in clusters.groups or []]
-        whole = any({clusters.layers[item] for item in members[number]} <= group for group in groups)
-        return found.pop() if whole else _GREY
+        layers = {clusters.layers[item] for item in members[number]}
+        in_a_group = any(layers <= set(group) for group in clusters.groups or [])
+        return colours[min(layers)] if in_a_group else _GREY
 
     names = [str(layer) for layer in clusters.layers]
     hierarchy.dendrogram(tree, ax=axes, orientation="right", labels=names, link_color_func=colour_of, leaf_font_size=9)

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from ..encoder.model import SpeechEncoder, require
 from ..errors import UserError
-from .cosines import Cosines
-from .cross_products import CrossProducts
+from .cross_products import Cosines, CrossProducts
 
 logger = logging.getLogger(__name__)
 
@@ -119,10 +118,7 @@ def _compare(
     pairs = sorted({(min(i, j), max(i, j)) for i in rows for j in columns})
     sums = Cosines() if measure == "cosine" else CrossProducts(pairs)
     frames, seen = _collect(encoders, batches, sums, share, torch.Generator().manual_seed(seed))
-    if isinstance(sums, Cosines):
-        values = sums.compute(rows, columns)
-    else:
-        values = sums.compute(rows, columns, debiased=measure == "debiased_cka")
+    values = sums.compute(rows, columns, debiased=measure == "debiased_cka")
     width = max(encoder.cfg.encoder_embed_dim for encoder in encoders)
     if measure == "cka" and frames < FEW_FRAMES * width:
         logger.warning(

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Union
+from typing import List, Union
 
 import numpy as np
 
@@ -20,15 +20,11 @@ def write_clusters(path: Union[str, Path], clusters: LayerClusters) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in to_plain(clusters).items()]
-    write_whole(path, lambda partial: partial.write_text("{\n" + ",\n".join(lines) + "\n}\n"))
-
-
-def to_plain(clusters: LayerClusters) -> Dict[str, Any]:
-    """What the file holds, as lists, numbers and texts; one line each, the groups first."""
     plain = {**vars(clusters), "tree": clusters.tree.tolist()}
     plain["similarity"] = {**vars(clusters.similarity), "values": clusters.similarity.values.tolist()}
-    return {"format": FORMAT, "groups": plain.pop("groups"), **plain}
+    plain = {"format": FORMAT, "groups": plain.pop("groups"), **plain}  # a line each, the groups first
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in plain.items()]
+    write_whole(path, lambda partial: partial.write_text("{\n" + ",\n".join(lines) + "\n}\n"))
 
 
 def read_clusters(path: Union[str, Path]) -> LayerClusters:

@@ -59,14 +59,13 @@ class NoiseManifest:
                 noise = self._read(row, samples, position)
             except BrokenAudio as error:
                 logger.warning(f"noise {self.manifest.path(row)}: {error}; the next file is taken")
-                continue
-            if noise.any():
-                return np.resize(noise, samples)
+            else:
+                if noise.any():
+                    return np.resize(noise, samples)
         raise UserError(f"task.noise={self.manifest.file}: no file of it can be used, all are broken or silent")
 
     def _read(self, row: int, samples: int, position: float) -> np.ndarray:
-        size = self.manifest.sizes[row]
-        with open_audio(self.manifest.path(row), self.sample_rate, size, 1) as audio:
+        with open_audio(self.manifest.path(row), self.sample_rate, self.manifest.sizes[row], 1) as audio:
             audio.seek(int(position * max(audio.frames - samples + 1, 1)))
             noise = audio.read(samples, dtype="float32")
         return noise.mean(1) if noise.ndim == 2 else noise

@@ -63,10 +63,6 @@ class MultitaskDataset(ConcatDataset):
         """Samples of each utterance as it comes, at its own speed."""
         return self._sizes
 
-    def num_tokens(self, index: int) -> int:
-        """Samples of an utterance."""
-        return int(self._sizes[index])
-
     def size(self, index: int) -> int:
         """Samples of an utterance."""
         return int(self._sizes[index])
@@ -133,15 +129,8 @@ def load_multitask_dataset(
 ) -> MultitaskDataset:
     """Read FOLDER/SPLIT.tsv of all folders and the label files of the tasks that have each folder.
 
-    Args:
-        split: name of the manifests.
-        tasks: their settings.
-        folders: of each task.
-        classes: of each task, by name.
-        settings: how the audio is read; waves are normalised after the augmentation.
-        augmentation: as in `MultitaskDataset`.
-        training: as there.
-        group_by_length: as there.
+    `folders` and `classes` (by name) are those of each task; `settings` say how audio is read, but its waves are
+    normalised after the augmentation; the last three arguments are as in `MultitaskDataset`.
 
     Raises:
         UserError: something is missing or broken, or no utterance has a label that the tasks know.
@@ -150,13 +139,11 @@ def load_multitask_dataset(
     datasets, targets = [], []
     for folder in every:
         dataset = load_audio_dataset(os.path.join(folder, f"{split}.tsv"), replace(settings, normalize=False))
-        num_rows = len(dataset) + len(dataset.skipped_indices)
-        rows = [row for row in range(num_rows) if row not in dataset.skipped_indices]
-        numbers = np.full((len(rows), len(tasks)), NO_LABEL, dtype=np.int64)
+        numbers = np.full((len(dataset), len(tasks)), NO_LABEL, dtype=np.int64)
         for column, (task, own) in enumerate(zip(tasks, folders)):
             if folder in own:
                 path = Path(folder, f"{split}.{task.label}")
-                numbers[:, column] = number_labels(path, num_rows, rows, classes[task.name])
+                numbers[:, column] = number_labels(path, dataset.num_rows, dataset.rows, classes[task.name])
         datasets.append(dataset)
         targets.append(numbers)
     whole = MultitaskDataset(
@@ -165,19 +152,13 @@ def load_multitask_dataset(
     counts = {task.name: int((column != NO_LABEL).sum()) for task, column in zip(tasks, whole.targets.T)}
     where = f"{split} of {', '.join(every)}"
     if not len(whole.used):
-        way_out = (
-            ""
-            if training
-            else (
+        message = f"{where}: no utterance has a label that its task knows, so there is nothing to do with it"
+        if not training:
+            message += (
                 "; speakers who are not in training have no loss: set dataset.disable_validation=true, and measure the "
                 "model with fairseq-distill evaluate heads"
             )
-        )
-        raise UserError(
-            f"{where}: no utterance has a label that its task knows, so there is nothing to do with it{way_out}"
-        )
-    logger.info(
-        f"{where}: {len(whole.used)} of {len(whole)} utterances have labels: "
-        + ", ".join(f"{count} for {name}" for name, count in counts.items())
-    )
+        raise UserError(message)
+    counted = ", ".join(f"{count} for {name}" for name, count in counts.items())
+    logger.info(f"{where}: {len(whole.used)} of {len(whole)} utterances have labels: {counted}")
     return whole

@@ -68,12 +68,11 @@ def _add(feed_forward: Any, adapter: nn.Module) -> Any:
 
 def check_teacher(teacher: EncoderCheckpoint, student: EncoderConfig) -> None:
     """Raise UserError where teacher and student need other waves or make frames at another rate."""
-    for name in ("normalize", "frame_stride"):
-        theirs, ours = getattr(teacher.config, name), getattr(student, name)
-        if name == "frame_stride":
-            ours //= student.time_reduction
-        if theirs != ours:
+    ours = {"normalize": student.normalize, "frame_stride": student.frame_stride // student.time_reduction}
+    for name, own in ours.items():
+        theirs = getattr(teacher.config, name)
+        if theirs != own:
             raise UserError(
-                f"task.teacher={teacher.path} has {name}={theirs}, the encoder of model.init {ours}: distillation on "
+                f"task.teacher={teacher.path} has {name}={theirs}, the encoder of model.init {own}: distillation on "
                 "the same waves needs a teacher that agrees"
             )

@@ -156,13 +156,3 @@ class TaskUncertainty(Float32Module):
 def build_head(settings: TaskSettings, width: int, depth: int, classes: int) -> Head:
     """The head of a task on an encoder of `width` and `depth`."""
     return TASK_HEADS[settings.kind](settings, width, depth, classes)
-
-
-def needs_sum(tasks: Sequence[TaskSettings]) -> bool:
-    """Whether any task listens to more than the encoder's final output."""
-    return any(task.layers == "sum" for task in tasks)
-
-
-def needs_last(tasks: Sequence[TaskSettings]) -> bool:
-    """Whether any task listens to the encoder's final output."""
-    return any(task.layers == "last" for task in tasks)

@@ -16,7 +16,7 @@ from ..encoder.model import EncoderOutput, SpeechEncoder
 from ..errors import UserError
 from ..pruning.gates import add_gates, get_gates
 from .distillation import Adapter, TeacherHeads, attach
-from .heads import Head, TaskUncertainty, build_head, needs_last, needs_sum
+from .heads import Head, TaskUncertainty, build_head
 from .settings import SpeechMultitaskConfig
 from .task_list import TaskSettings, parse_tasks
 
@@ -65,32 +65,29 @@ class MultitaskModel(BaseFairseqModel):
         self.prediction_head = TeacherHeads(self.cfg, self.plan) if self.plan.groups else None
         self.adapters = None
         if cfg.adapter:
-            self._check_adapter(cfg)
+            if not self.plan.groups:
+                raise UserError(
+                    f"model.adapter={cfg.adapter} separates the tasks from distillation: set criterion.distillation too"
+                )
+            if cfg.checkpoint_activations:
+                raise UserError(
+                    f"model.adapter={cfg.adapter}: layers that run again in the backward pass would do so without it, "
+                    "set model.checkpoint_activations=false"
+                )
             self.adapters = nn.ModuleList(Adapter(width, cfg.adapter) for _ in range(depth))
         self.uncertainty = TaskUncertainty(len(self.tasks)) if cfg.learn_task_weights else None
         # fairseq goes on with a run without looking at what its task knew
         checksum = zlib.crc32(json.dumps(self.classes, sort_keys=True).encode())
         self.register_buffer("classes_checksum", torch.tensor(checksum))
-        self._layers = None if needs_sum(self.tasks) else {depth}
+        self._layers = None if any(task.layers == "sum" for task in self.tasks) else {depth}
         self._freeze_parameters()
-
-    def _check_adapter(self, cfg: SpeechMultitaskConfig) -> None:
-        """Raise UserError where adapters would do nothing, or the wrong thing."""
-        if not self.plan.groups:
-            raise UserError(
-                f"model.adapter={cfg.adapter} separates the tasks from distillation: set criterion.distillation too"
-            )
-        if cfg.checkpoint_activations:
-            raise UserError(
-                f"model.adapter={cfg.adapter}: layers that run again in the backward pass would do so without it, set "
-                "model.checkpoint_activations=false"
-            )
 
     def _freeze_parameters(self) -> None:
         """Take out of training what is to stay, and what no loss reaches: that would stop DistributedDataParallel."""
         encoder = self.encoder
         encoder.mask_emb.requires_grad_(False)
-        if encoder.encoder.layer_norm_first and not needs_last(self.tasks) and not self.plan.groups:
+        uses_last = any(task.layers == "last" for task in self.tasks) or bool(self.plan.groups)
+        if encoder.encoder.layer_norm_first and not uses_last:
             encoder.encoder.layer_norm.requires_grad_(False)
         if self.freeze == "all":
             if self.plan.groups:
@@ -166,10 +163,6 @@ class MultitaskModel(BaseFairseqModel):
                 "was trained on, or start a new run in another folder with model.init"
             )
         return super().load_state_dict(state_dict, *args, **kwargs)
-
-    def max_positions(self) -> None:
-        """Waves of any length."""
-        return None
 
 
 def load_multitask(path: PathLike) -> MultitaskModel:

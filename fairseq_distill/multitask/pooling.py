@@ -21,15 +21,7 @@ def weigh_frames(x: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
 
 
 def pool_mean(x: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
-    """Mean over frames.
-
-    Args:
-        x: (batch, frames, width).
-        padding_mask: (batch, frames) bool, True = padding, or None.
-
-    Returns:
-        (batch, width) float32.
-    """
+    """Mean over frames, (batch, frames, width) to (batch, width) float32; mask (batch, frames), True = padding."""
     return (x.float() * weigh_frames(x, padding_mask)).sum(1)
 
 

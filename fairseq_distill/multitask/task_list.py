@@ -77,7 +77,7 @@ _CHOICES = {
     "pooling": ("statistics", "attentive"),
     "softmax": ("am", "aam"),
 }
-_POSITIVE = ("embedding_dim", "scale")
+_POSITIVE = ("embedding_dim", "scale", "sampling")
 _NOT_NEGATIVE = ("weight", "hidden", "margin")
 
 
@@ -101,9 +101,9 @@ def parse_tasks(given: Any) -> List[TaskSettings]:
         )
     tasks = [_parse_entry(number, entry) for number, entry in enumerate(given)]
     names = [task.name for task in tasks]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"task.tasks has {twice[0]} twice: every task needs a name of its own")
+    for name in sorted(names):
+        if names.count(name) > 1:
+            raise UserError(f"task.tasks has {name} twice: every task needs a name of its own")
     return tasks
 
 
@@ -129,13 +129,11 @@ def _parse_entry(number: int, entry: Any) -> TaskSettings:
             f"{where}.name={values['name']} must be letters, digits and underscores, no digit first, and not 'files'"
         )
     task = kind(**values)
-    for key, value in vars(task).items():
+    for key, value in values.items():
         if key in _CHOICES and value not in _CHOICES[key]:
             raise UserError(f"{where}.{key}={value} is none of {', '.join(_CHOICES[key])}")
         if (key in _POSITIVE and value <= 0) or (key in _NOT_NEGATIVE and value < 0):
             raise UserError(f"{where}.{key}={value} must {'be positive' if key in _POSITIVE else 'not be negative'}")
-    if task.sampling is not None and task.sampling <= 0:
-        raise UserError(f"{where}.sampling={task.sampling} must be positive")
     return dataclasses.replace(task, label=task.label or task.name)
 
 

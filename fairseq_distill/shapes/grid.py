@@ -46,9 +46,7 @@ class Found(NamedTuple):
 
 def make_kind(config: Optional[EncoderConfig] = None) -> EncoderConfig:
     """Settings of the kind of `config` (default: HuBERT Base's), without its depth, widths and pruning."""
-    if config is None:
-        return EncoderConfig()
-    return EncoderConfig(**{name: getattr(config, name) for name in KIND_FIELDS})
+    return EncoderConfig(**{name: getattr(config or EncoderConfig(), name) for name in KIND_FIELDS})
 
 
 def find_shapes(

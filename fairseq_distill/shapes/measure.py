@@ -1,7 +1,7 @@
 """The time that an encoder takes on this machine's CPU."""
 
 import statistics
-import time
+import timeit
 
 import torch
 
@@ -18,10 +18,6 @@ def measure_real_time_factor(encoder: SpeechEncoder, seconds: float = 10.0) -> f
     """
     encoder.eval()
     wave = torch.randn(1, int(seconds * DEFAULT_SAMPLE_RATE))
-    times = []
     with torch.inference_mode():
-        for _ in range(1 + RUNS):
-            start = time.perf_counter()
-            encoder(wave)
-            times.append(time.perf_counter() - start)
+        times = timeit.repeat(lambda: encoder(wave), repeat=1 + RUNS, number=1)
     return statistics.median(times[1:]) / seconds

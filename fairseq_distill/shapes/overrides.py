@@ -24,15 +24,12 @@ def list_overrides(shape: Shape, recipe: Mapping[str, Any]) -> List[str]:
     other_stack = shape.stack != WHOLE
     if other_stack:
         settings.update(init="", like_init="none", conv_feature_layers=shape.config.conv_feature_layers)
+    taken_over = {"normalize", *(() if other_stack else FRONT_FIELDS)}  # normalize follows task.teacher
     default = EncoderConfig()
-    for name in KIND_FIELDS:
-        taken_over = name == "normalize" or (name in FRONT_FIELDS and not other_stack)  # normalize follows task.teacher
+    for name in (*KIND_FIELDS, "time_reduction", "reuse_attention"):  # the last two are of published students
         value = getattr(shape.config, name)
-        if not taken_over and value != recipe.get(name, getattr(default, name)):
+        if name not in taken_over and value != recipe.get(name, getattr(default, name)):
             settings[name] = value
-    for name in ("time_reduction", "reuse_attention"):  # of published students
-        if getattr(shape.config, name) != getattr(default, name):
-            settings[name] = getattr(shape.config, name)
     return [f"{'' if key in recipe else '+'}model.{key}={_format(value)}" for key, value in settings.items()]
 
 

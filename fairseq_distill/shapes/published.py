@@ -83,13 +83,8 @@ def add_published(
 ) -> List[Shape]:
     """The shapes and the published students that fit, in order; a shape that is one of these gets its name and heads.
 
-    Args:
-        shapes: what `find_shapes` found.
-        kind: as there. Published students are of HuBERT Base's: for another the shapes are returned as they are.
-        depths: as there.
-        budget: as there.
-        tolerance: as there.
-        seconds: as there.
+    `shapes` are those that `find_shapes` found for the other arguments. Published students are of HuBERT Base's kind:
+    for another one the shapes are returned as they are.
     """
     base = EncoderConfig()
     same_kind = all(getattr(kind, name) == getattr(base, name) for name in _COUNTED)

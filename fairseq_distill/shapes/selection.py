@@ -1,6 +1,7 @@
 """A readable selection out of all shapes that fit: what the field uses, before what lies between."""
 
-from typing import Dict, List, Sequence, Tuple
+from itertools import groupby
+from typing import List, Sequence, Tuple
 
 from .grid import Shape
 from .stacks import HALF, QUARTER, THIN, WHOLE
@@ -20,19 +21,16 @@ def select_shapes(shapes: Sequence[Shape], limit: int) -> List[Shape]:
     if not limit or len(shapes) <= limit:
         return list(shapes)
     known = [i for i, shape in enumerate(shapes) if shape.known_as]
-    by_depth: Dict[int, List[int]] = {}
-    for i, shape in enumerate(shapes):
-        if not shape.known_as:
-            by_depth.setdefault(shape.config.encoder_layers, []).append(i)
+    others = sorted(set(range(len(shapes))) - set(known), key=lambda i: (_rank_depth(shapes[i]), _rank_kind(shapes[i])))
     ranked = []
-    for depth_rank, depth in enumerate(sorted(by_depth, key=_rank_depth)):
-        for kind_rank, i in enumerate(sorted(by_depth[depth], key=lambda i: _rank_kind(shapes[i]))):
-            ranked.append((kind_rank // _PER_DEPTH, depth_rank, kind_rank, i))
-    kept = (known + [i for *_, i in sorted(ranked)])[:limit]
-    return [shapes[i] for i in sorted(kept)]
+    for depth_rank, (_, same_depth) in enumerate(groupby(others, key=lambda i: shapes[i].config.encoder_layers)):
+        ranked += [(number // _PER_DEPTH, depth_rank, number, i) for number, i in enumerate(same_depth)]
+    kept = known + [i for *_, i in sorted(ranked)]
+    return [shapes[i] for i in sorted(kept[:limit])]
 
 
-def _rank_depth(depth: int) -> Tuple[int, int]:
+def _rank_depth(shape: Shape) -> Tuple[int, int]:
+    depth = shape.config.encoder_layers
     usual = _USUAL_DEPTHS.index(depth) if depth in _USUAL_DEPTHS else len(_USUAL_DEPTHS)
     return usual, -depth
 

@@ -10,6 +10,7 @@ from sklearn.cluster import MiniBatchKMeans
 
 from ..data.audio_file import BrokenAudio
 from ..data.speech_sample import SpeechSample
+from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..encoder.size import frame_rate
 from ..errors import UserError
 from .frames import LayerFrames
@@ -22,19 +23,10 @@ _SETTINGS = dict(batch_size=10_000, max_iter=100, n_init=20, tol=0.0, max_no_imp
 
 
 class Fit(NamedTuple):
-    """K-means of so many frames.
-
-    Attributes:
-        kmeans: fitted.
-        frames: how many frames it was fitted on.
-        inertia: the mean over them of the squared distance to the nearest centre.
-        data: what was read for it, as `SpeechSample.describe` gives it.
-    """
+    """K-means, fitted, and what "fit" in units.json says of it: frames, their mean squared distance, and the speech."""
 
     kmeans: MiniBatchKMeans
-    frames: int
-    inertia: float
-    data: Dict[str, Any]
+    facts: Dict[str, Any]
 
 
 def fit_units(layer_frames: LayerFrames, manifest: Union[str, Path], seconds: float, clusters: int, seed: int) -> Fit:
@@ -54,13 +46,14 @@ def fit_units(layer_frames: LayerFrames, manifest: Union[str, Path], seconds: fl
     started = time.time()
     kmeans = MiniBatchKMeans(clusters, random_state=seed, **_SETTINGS).fit(frames)
     logger.info(f"k-means: done after {time.time() - started:.0f} s")
-    return Fit(kmeans, len(frames), float(kmeans.inertia_) / len(frames), sample.describe())
+    inertia = float(kmeans.inertia_) / len(frames)
+    return Fit(kmeans, {"frames": len(frames), "inertia_per_frame": inertia, **sample.describe()})
 
 
 def _gather_frames(layer_frames: LayerFrames, sample: SpeechSample, seconds: float, seed: int) -> np.ndarray:
     """(frames, width) float32, at most `MAX_FRAMES`: of a larger sample, each with the same chance."""
     cfg = layer_frames.encoder.cfg
-    available = min(seconds, sum(sample.manifest.sizes) / sample.sample_rate) * frame_rate(cfg)
+    available = min(seconds, sum(sample.manifest.sizes) / DEFAULT_SAMPLE_RATE) * frame_rate(cfg)
     share = min(1.0, MAX_FRAMES / max(available, 1.0))
     random = np.random.default_rng([seed, 1])  # another stream than the sample's own
     kept = np.empty((min(MAX_FRAMES, int(available) + 1), cfg.encoder_embed_dim), dtype=np.float32)
@@ -68,9 +61,7 @@ def _gather_frames(layer_frames: LayerFrames, sample: SpeechSample, seconds: flo
     for wave, _ in sample:
         try:
             for frames in layer_frames(wave[0]):
-                if share < 1:
-                    frames = frames[random.random(len(frames)) < share]
-                frames = frames[: len(kept) - count]
+                frames = frames[random.random(len(frames)) < share][: len(kept) - count]
                 kept[count : count + len(frames)] = frames
                 count += len(frames)
         except BrokenAudio as problem:

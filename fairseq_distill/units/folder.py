@@ -30,9 +30,11 @@ def check_folder(out: Path, manifests: Sequence[Manifest]) -> None:
     """
     names = [label_file(manifest) for manifest in manifests]
     for name in names:
-        if names.count(name) > 1:
-            same = ", ".join(manifest.file for manifest in manifests if label_file(manifest) == name)
-            raise UserError(f"{same} would all be labelled in {out / name}: give manifests of different names")
+        same = [manifest.file for manifest in manifests if label_file(manifest) == name]
+        if len(same) > 1:
+            raise UserError(
+                f"{', '.join(same)} would all be labelled in {out / name}: give manifests of different names"
+            )
     for name in (SETTINGS, DICTIONARY, *names):
         if (out / name).exists():
             raise UserError(
@@ -74,6 +76,6 @@ def write_units(
         }
         for manifest, done in zip(manifests, labelled)
     ]
-    settings = {**settings, "silence": labeller.silence, "manifests": about}
-    write_whole(out / SETTINGS, lambda path: path.write_text(json.dumps(settings, indent=1) + "\n"))
+    text = json.dumps({**settings, "silence": labeller.silence, "manifests": about}, indent=1) + "\n"
+    write_whole(out / SETTINGS, lambda path: path.write_text(text))
     return labelled

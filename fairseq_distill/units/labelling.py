@@ -1,10 +1,10 @@
 """Label files of fairseq's `hubert_pretraining`: the unit of every frame, a line for each row of a manifest."""
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Deque, Iterator, List, Tuple, Union
+from typing import Iterator, List, Tuple, Union
 
 import numpy as np
 import torch
@@ -49,15 +49,15 @@ class Labeller:
     Args:
         layer_frames: the teacher's layer.
         kmeans: fitted on frames of that layer.
-        sample_rate: samples a second; files at another rate cannot be used.
     """
 
-    def __init__(self, layer_frames: LayerFrames, kmeans: MiniBatchKMeans, sample_rate: int = DEFAULT_SAMPLE_RATE):
-        self.sample_rate = sample_rate
+    def __init__(self, layer_frames: LayerFrames, kmeans: MiniBatchKMeans):
         self.layer_frames = layer_frames
         self.kmeans = kmeans
         self.cfg = layer_frames.encoder.cfg
-        self.silence = int(np.bincount(self.label(torch.zeros(max(sample_rate, self.cfg.shortest_wave)))).argmax())
+        self.silence = int(
+            np.bincount(self.label(torch.zeros(max(DEFAULT_SAMPLE_RATE, self.cfg.shortest_wave)))).argmax()
+        )
 
     def label(self, wave: Tensor) -> np.ndarray:
         """Units (frames,) of a wave (samples,); raises BrokenAudio where the layer is not finite."""
@@ -99,16 +99,14 @@ class Labeller:
 
         def read(row: int) -> Union[Tensor, BrokenAudio]:
             try:
-                return read_wave(manifest.path(row), self.sample_rate, manifest.sizes[row], self.cfg.shortest_wave)
+                return read_wave(manifest.path(row), DEFAULT_SAMPLE_RATE, manifest.sizes[row], self.cfg.shortest_wave)
             except BrokenAudio as problem:
                 return problem
 
-        waiting: Deque[Tuple[int, Future]] = deque()
+        rows = range(len(manifest.paths))
         with ThreadPoolExecutor(_THREADS) as pool:
-            for row in range(len(manifest.paths)):
-                waiting.append((row, pool.submit(read, row)))
-                if len(waiting) > _AHEAD:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            for row, future in waiting:
-                yield row, future.result()
+            waiting = deque(pool.submit(read, row) for row in rows[:_AHEAD])
+            for row in rows:
+                yield row, waiting.popleft().result()
+                if row + _AHEAD < len(rows):
+                    waiting.append(pool.submit(read, row + _AHEAD))

@@ -72,7 +72,7 @@ def test_headers_show_these_faults(tmp_path):
     only_decoding_shows = {"cut.flac", "cut.mp3", "silent.wav", "constant.wav", "cancels.wav", "nan.wav", "inf.wav"}
     assert found == {name: label for name, _, label in broken if name not in only_decoding_shows}
     assert report.num_files == report.num_checked == len(rows) - 1
-    assert report.num_bad == 7 and report.fraction_bad == 7 / 18
+    assert report.num_bad == 7 and report.num_bad / report.num_checked == 7 / 18
     assert report.num_stereo == 2  # stereo.wav and cancels.wav
     text = report.describe()
     assert "all 18 files" in text and "1 wrong length" in text and "half.wav: it holds 4000 samples" in text

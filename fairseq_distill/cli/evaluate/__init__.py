@@ -6,6 +6,7 @@ ctc     a model that fairseq fine-tuned by CTC: word and character error rates
 """
 
 import argparse
+import json
 import shlex
 from typing import List, Optional
 
@@ -21,6 +22,7 @@ examples:
 
 `fairseq-distill evaluate probe --help` tells what files a probe needs, and so do heads and ctc.
 """
+# Each module has, beside what `add_subcommands` needs, measure(args) -> result and format_result(result) -> text.
 _KINDS = {"probe": probe, "heads": heads, "ctc": ctc}
 
 
@@ -29,9 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subcommands(parser, "kind", _KINDS)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate, and print the result on stdout; returns the exit code."""
-    return _KINDS[args.kind].run(args)
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, and print the result on stdout."""
+    kind = _KINDS[args.kind]
+    result = kind.measure(args)
+    print(json.dumps(result) if args.json else kind.format_result(result))
 
 
 def explain_old_form(words: List[str]) -> Optional[str]:

@@ -6,13 +6,12 @@ percentiles of 1000 bootstrap draws over utterances.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any, Dict
 
 from ...errors import UserError
 from ...evaluation.ctc import TRANSCRIPT_ENDINGS, evaluate_ctc
-from .formatting import align, describe_interval, describe_skipped
+from ..formatting import align, describe_interval, describe_skipped
 
 HELP = "a model that fairseq fine-tuned by CTC: word and character error rates"
 EPILOG = """\
@@ -41,16 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate, and print the result; returns the exit code."""
+def measure(args: argparse.Namespace) -> Dict[str, Any]:
+    """The result, as `--json` prints it."""
     if args.show is not None and args.show < 1:
         raise UserError(f"--show {args.show}: give a number of utterances, at least 1")
-    result = evaluate_ctc(args.checkpoint, args.data, args.split, args.labels, args.show or 0)
-    print(json.dumps(result) if args.json else format_recognition(result))
-    return 0
+    return evaluate_ctc(args.checkpoint, args.data, args.split, args.labels, args.show or 0)
 
 
-def format_recognition(result: Dict[str, Any]) -> str:
+def format_result(result: Dict[str, Any]) -> str:
     """The result of `evaluate_ctc` for people: a line for each figure, then the examples."""
     table = align(
         {

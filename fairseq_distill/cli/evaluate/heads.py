@@ -7,13 +7,12 @@ macro F1, over speakers for error rates of pairs, which count as often as their 
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any, Dict
 
 from ...evaluation.heads import evaluate_heads
 from ...multitask.model import load_multitask
-from .formatting import align, describe_costs, describe_interval, describe_pairs, describe_skipped
+from ..formatting import align, describe_costs, describe_interval, describe_pairs, describe_skipped
 
 HELP = "a model fine-tuned as speech_multitask: its own heads"
 EPILOG = """\
@@ -44,15 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate, and print the result; returns the exit code."""
+def measure(args: argparse.Namespace) -> Dict[str, Any]:
+    """The result, as `--json` prints it."""
     found = evaluate_heads(load_multitask(args.checkpoint), args.data, args.split, args.trials)
-    result = {"checkpoint": str(args.checkpoint), **found}
-    print(json.dumps(result) if args.json else format_heads(result))
-    return 0
+    return {"checkpoint": str(args.checkpoint), **found}
 
 
-def format_heads(result: Dict[str, Any]) -> str:
+def format_result(result: Dict[str, Any]) -> str:
     """The result of `evaluate_heads` for people: the figures of each task."""
     table = align(
         {

@@ -17,13 +17,12 @@ F1, over test speakers for error rates of pairs, which count as often as their s
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any, Dict
 
 from ...evaluation.probing import LABEL_KINDS, SPLITS, evaluate_probe
-from .formatting import align, describe_costs, describe_interval, describe_pairs
+from ..formatting import align, describe_costs, describe_interval, describe_pairs
 
 HELP = "a frozen encoder: keywords or speakers by a linear probe, and speaker verification"
 EPILOG = """\
@@ -47,6 +46,7 @@ Features are computed once for each checkpoint and manifest, and found again whi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser.add_argument("checkpoint", metavar="CKPT", type=Path, help="a checkpoint of a teacher or of a student")
     parser.add_argument("--data", metavar="MANIFESTS", type=Path, required=True, help="folder of manifests and labels")
     parser.add_argument("--label", choices=LABEL_KINDS, default="keyword", help="what to predict (default: keyword)")
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache",
         metavar="FOLDER",
         type=Path,
-        default=default_cache(),
+        default=cache_home / "fairseq-distill" / "features",
         help="where pooled features are kept, 40 kB an utterance for HuBERT Base; old ones are never removed (default: "
         "fairseq-distill/features in $XDG_CACHE_HOME, which is ~/.cache if not set)",
     )
@@ -73,19 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate, and print the result; returns the exit code."""
-    result = evaluate_probe(args.checkpoint, args.data, args.label, args.cache, args.random_weights, args.trials)
-    print(json.dumps(result) if args.json else format_table(result))
-    return 0
+def measure(args: argparse.Namespace) -> Dict[str, Any]:
+    """The result, as `--json` prints it."""
+    return evaluate_probe(args.checkpoint, args.data, args.label, args.cache, args.random_weights, args.trials)
 
 
-def default_cache() -> Path:
-    """The folder for features where none is given."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairseq-distill" / "features"
-
-
-def format_table(result: Dict[str, Any]) -> str:
+def format_result(result: Dict[str, Any]) -> str:
     """The result for people: a line for each figure, then a line for each layer."""
     seed = result["random_weights"]
     skipped = [f"{n} {why} in {name}" for name in SPLITS for why, n in result["skipped"][name].items() if n]
@@ -117,8 +110,5 @@ def format_table(result: Dict[str, Any]) -> str:
     elif result["label"] == "speaker":
         lines["EER"] = f"none: {result['eer_reason']}"
     lines["time"] = f"{result['seconds']} s"
-    table = align(lines)
-    table.append("".join(f"{head:>8}" for head in ["layer", *columns]))
-    for number, cells in enumerate(zip(*columns.values())):
-        table.append("".join(f"{cell:>8}" for cell in [str(number), *cells]))
-    return "\n".join(table)
+    rows = [["layer", *columns], *([number, *cells] for number, cells in enumerate(zip(*columns.values())))]
+    return "\n".join([*align(lines), *("".join(f"{cell:>8}" for cell in row) for row in rows)])

@@ -1,4 +1,4 @@
-"""Figures in words, as the tables of all evaluations print them."""
+"""Figures in words, as the tables of several commands print them."""
 
 from typing import Any, Dict, List, Mapping, Sequence
 
@@ -31,3 +31,18 @@ def describe_costs(found: Mapping[str, Any]) -> Dict[str, str]:
         low, high = found["min_dcf_interval"][p]
         lines[f"minDCF {p}"] = f"{cost:.3f} (95 % interval {low:.3f} to {high:.3f})"
     return lines
+
+
+def describe_norm(layer_norm_first: bool) -> str:
+    """Where the norms of a layer are, before its parts or behind them."""
+    return "pre-norm" if layer_norm_first else "post-norm"
+
+
+def describe_extractor(extractor_mode: str) -> str:
+    """The norm of the convolutions."""
+    return {"default": "group-norm", "layer_norm": "layer-norm"}[extractor_mode]
+
+
+def describe_threads(threads: int) -> str:
+    """How many threads torch computes with."""
+    return f"{threads} thread{'s' if threads > 1 else ''}"
