@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 import sys
 from typing import List, Optional
 
@@ -11,7 +12,7 @@ from . import clusters, configs, evaluate, info, manifest, predict, prune, shape
 from .subcommands import add_subcommands
 
 # Each module has a docstring, HELP, add_arguments(parser) and run(args), which prints; where needed EPILOG, and
-# explain_old_form(words) -> what to type instead of a command line that is no longer understood, or None.
+# translate_old_form(words) -> the words that took the place of these, or None.
 _COMMANDS = {
     "info": info,
     "shapes": shapes,
@@ -38,13 +39,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Run a command; a `UserError` becomes one sentence on stderr and exit code 1, an old form one and exit code 2."""
+    """Run a command; a `UserError` becomes one sentence on stderr and exit code 1. Old forms run and tell the new one."""
     words = sys.argv[1:] if argv is None else list(argv)
-    explain = getattr(_COMMANDS.get(words[0]), "explain_old_form", None) if words else None
-    sentence = explain(words[1:]) if explain else None
-    if sentence:
-        print(f"fairseq-distill {words[0]}: {sentence}", file=sys.stderr)
-        return 2
+    translate = getattr(_COMMANDS.get(words[0]), "translate_old_form", None) if words else None
+    new = translate(words[1:]) if translate else None
+    if new:
+        words[1:] = new
+        print(f"this form is old, type: fairseq-distill {' '.join(map(shlex.quote, words))}", file=sys.stderr)
     args = build_parser().parse_args(words)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     logging.getLogger().setLevel(logging.INFO)  # which basicConfig leaves alone if something had set it up before

@@ -165,14 +165,21 @@ class DistillationAudioDataset(FileAudioDataset):
 
 
 def load_audio_dataset(
-    manifest_path: str, settings: AudioSettings, labels: Optional[UnitLabels] = None
+    manifest_path: str, settings: Optional[AudioSettings] = None, labels: Optional[UnitLabels] = None, **fields: Any
 ) -> DistillationAudioDataset:
     """Read and check a manifest, then build its dataset.
+
+    Args:
+        manifest_path: the manifest.
+        settings: how its audio is read.
+        labels: of its frames, or None.
+        **fields: of `AudioSettings`, where these are not given.
 
     Raises:
         UserError: for what `read_manifest` refuses, and if more of the checked files than `max_broken` allows are bad;
             fewer are logged.
     """
+    settings = settings or AudioSettings(**fields)
     least = settings.min_sample_size
     report = check_audio(read_manifest(manifest_path), settings.sample_rate, least)
     if not report.num_files:

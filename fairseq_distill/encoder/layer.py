@@ -76,11 +76,19 @@ class TransformerLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width) if ffn_dim or not self.layer_norm_first else None
 
     def forward(self, x: Tensor, given: AttentionInput, gates: GateValues = NO_GATES) -> AttentionOutput:
-        """The layer's output and, where it is to be shown or was reused, its attention map."""
+        """The layer's output and, where it is to be shown or was reused, its attention map.
+
+        Args:
+            x: (frames, batch, width), as in fairseq, whose users hook layers; the output too. These are views: all that
+                is computed is (batch, frames, width).
+            given: what attention needs besides.
+            gates: of this pass.
+        """
+        x = x.transpose(0, 1)
         y, attention_map = self.self_attn(self.before(x, self.self_attn_layer_norm), given, gates.get(self.heads_axis))
         x = self.after(x, y, self.self_attn_layer_norm)
         y = self.feed_forward(self.before(x, self.final_layer_norm), gates.get(self.ffn_axis))
-        return self.after(x, y, self.final_layer_norm), attention_map
+        return self.after(x, y, self.final_layer_norm).transpose(0, 1), attention_map
 
     def before(self, x: Tensor, norm: Optional[nn.Module]) -> Tensor:
         """What a part reads of the residual stream x: its norm in a pre-norm model."""

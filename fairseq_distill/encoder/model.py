@@ -92,6 +92,22 @@ class EncoderGates(nn.Module):
         raise NotImplementedError
 
 
+class ExtractedFeatures(Tuple[Tensor, Optional[Tensor]]):
+    """What `extract_features` returns: a pair as in HuBERT, with the entries of wav2vec 2.0's dictionary by name."""
+
+    named: Dict[str, Any]
+
+    def __new__(cls, pair: Tuple[Tensor, Optional[Tensor]], named: Dict[str, Any]) -> "ExtractedFeatures":
+        """The pair, and what is found by name."""
+        self = super().__new__(cls, pair)
+        self.named = named
+        return self
+
+    def __getitem__(self, key: Any) -> Any:
+        """By number or by name."""
+        return self.named[key] if isinstance(key, str) else super().__getitem__(key)
+
+
 class SpeechEncoder(HubertModel):
     """fairseq's HuBERT with convolutions and transformer of any shape, and the other families' arithmetic.
 
@@ -197,11 +213,16 @@ class SpeechEncoder(HubertModel):
         ret_conv: bool = False,
         output_layer: Optional[int] = None,
     ) -> Tuple[Tensor, Optional[Tensor]]:
-        """As in fairseq's HuBERT: (output, or with `ret_conv` the features; the padding mask of its frames)."""
+        """As in fairseq's HuBERT: (output, or with `ret_conv` the features; the padding mask of its frames).
+
+        What fairseq's wav2vec 2.0 returns, and its fine-tuning reads, is there by name: "x", "padding_mask",
+        "features", and "layer_results", which are not collected and so empty.
+        """
         result = self(source, padding_mask, mask=mask, features_only=True, output_layer=output_layer)
+        pair = result["x"], result["padding_mask"]
         if ret_conv:
-            return result["features"], result.get("features_padding_mask", result["padding_mask"])
-        return result["x"], result["padding_mask"]
+            pair = result["features"], result.get("features_padding_mask", result["padding_mask"])
+        return ExtractedFeatures(pair, {**result, "layer_results": []})
 
     def encode(
         self,

@@ -59,14 +59,15 @@ class TransformerEncoder(nn.Module):
         Args:
             x: (batch, frames, width), the projected features.
             padding_mask: (batch, frames) bool, True = padding.
-            layer: index of the last layer to run, from 0; None runs all and, in pre-norm models, the final LayerNorm.
+            layer: index of the last layer to run, from 0; one that does not exist runs all, as in fairseq. None runs
+                all and, in pre-norm models, the final LayerNorm.
             gates: of this pass.
 
         Returns:
             (output (batch, frames, width), empty list): fewer frames where time is reduced. Stock fairseq's layer
             results are not collected here, see `run`.
         """
-        last = len(self.layers) if layer is None else layer + 1
+        last = layer + 1 if layer is not None and 0 <= layer < len(self.layers) else len(self.layers)
         hidden = self.run(x, padding_mask, {last}, gates=gates, allow_layerdrop=True).hidden[last]
         return (self.finish(hidden) if layer is None else hidden), []
 
@@ -105,6 +106,7 @@ class TransformerEncoder(nn.Module):
 
         given = AttentionInput(_mask_keys(padding_mask, x.dtype), self._compute_position_bias(x.size(1)))
         outputs = LayerOutputs({0: x} if 0 in keep else {}, {}, padding_mask)
+        x = x.transpose(0, 1)  # what hooks of fairseq's layers see
         last = max(keep | maps, default=0)
         showing = self._find_showing(last, maps)
         attention_map: Optional[Tensor] = None
@@ -121,7 +123,7 @@ class TransformerEncoder(nn.Module):
                 else:
                     x, attention_map = layer(x, given, gates)
             if number in keep:
-                outputs.hidden[number] = x
+                outputs.hidden[number] = x.transpose(0, 1)
             if number in maps:
                 assert attention_map is not None, f"layer {number} has no heads"
                 outputs.maps[number] = attention_map.mean(1)

@@ -86,3 +86,49 @@ def test_extract_features_has_stock_signature():
         mine, my_mask = ours.extract_features(waves, padding_mask=mask, mask=False, **options)
         assert torch.equal(my_mask, their_mask)
         assert_close(mine[~my_mask], theirs[~their_mask])
+
+
+@pytest.mark.parametrize("shape", ["hubert", "large"])
+@torch.no_grad()
+def test_hooks_on_layers_see_what_those_of_stock_layers_see(shape):
+    """Tools such as s3prl and espnet tap (frames, batch, width) there, with no look at the shape."""
+    stock = build_stock_hubert(**SHAPES[shape])
+    ours = SpeechEncoder(EncoderConfig.from_settings({**SMALL, **SHAPES[shape]})).eval()
+    ours.load_state_dict({key: stock.state_dict()[key] for key in ours.state_dict()})
+    waves, mask = make_waves(padded=True)
+    seen = []
+    for model in (stock, ours):
+        taps = []
+        for layer in model.encoder.layers:
+            layer.register_forward_hook(lambda module, inputs, output, taps=taps: taps.append((inputs[0], output[0])))
+        _, frame_mask = model.extract_features(waves, padding_mask=mask)
+        seen.append([x.transpose(0, 1)[:, : frame_mask.size(1)][~frame_mask] for pair in taps for x in pair])
+    assert len(seen[0]) == len(seen[1]) == 6
+    for mine, theirs in zip(seen[1], seen[0]):
+        assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("shape", ["hubert", "large"])
+@pytest.mark.parametrize("output_layer", [0, 3, 4, 12])
+@torch.no_grad()
+def test_an_output_layer_that_does_not_exist_is_the_last_as_in_stock_fairseq(shape, output_layer):
+    stock = build_stock_hubert(**SHAPES[shape])
+    ours = SpeechEncoder(EncoderConfig.from_settings({**SMALL, **SHAPES[shape]})).eval()
+    ours.load_state_dict({key: stock.state_dict()[key] for key in ours.state_dict()})
+    waves, mask = make_waves(padded=True)
+    theirs, their_mask = stock.extract_features(waves, padding_mask=mask, output_layer=output_layer)
+    mine, my_mask = ours.extract_features(waves, padding_mask=mask, output_layer=output_layer)
+    assert torch.equal(my_mask, their_mask)
+    assert_close(mine[~my_mask], theirs[~their_mask])
+
+
+@torch.no_grad()
+def test_extracted_features_have_the_names_that_fine_tuning_of_wav2vec2_reads():
+    encoder = SpeechEncoder(EncoderConfig.from_settings({**SMALL, "family": "wav2vec2"})).eval()
+    waves, mask = make_waves(padded=True)
+    extracted = encoder.extract_features(waves, padding_mask=mask)
+    x, frame_mask = extracted
+    assert extracted["x"] is x is extracted[0] and extracted["padding_mask"] is frame_mask is extracted[1]
+    assert extracted["features"].shape == x.shape and extracted["layer_results"] == []
+    with pytest.raises(KeyError):
+        extracted["targets"]

@@ -45,6 +45,12 @@ def test_student_learns_letters_as_stock_hubert_ctc(shared_data, tmp_path):
     assert steps[-1] < 0.5 * steps[0]
     assert float(valid[-1]["valid_uer"]) < 100, "no letter is recognised"
 
+    # fairseq's wav2vec 2.0 recipes, whose model reads features by name, take it too
+    settings.update({"model._name": "wav2vec_ctc", "hydra.run.dir": tmp_path / "other", "optimization.max_update": 2})
+    _, logs = run(command(tmp_path, "ctc", settings))
+    assert all(float(values["valid_loss"]) > 0 for name, values in logs if name == "valid")
+    assert (tmp_path / "other" / "checkpoints" / "checkpoint_last.pt").exists()
+
     os.remove(student)  # the fine-tuned file stands alone too
     tuned = str(tmp_path / "tuned" / "checkpoints" / "checkpoint_last.pt")
     (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([tuned], arg_overrides={"data": str(data)})

@@ -7,7 +7,6 @@ ctc     a model that fairseq fine-tuned by CTC: word and character error rates
 
 import argparse
 import json
-import shlex
 from typing import List, Optional
 
 from ..subcommands import add_subcommands
@@ -38,13 +37,9 @@ def run(args: argparse.Namespace) -> None:
     print(json.dumps(result) if args.json else kind.format_result(result))
 
 
-def explain_old_form(words: List[str]) -> Optional[str]:
-    """For `evaluate CKPT`, with --heads, --ctc or neither, as version 0.1.0 took it: the new command line."""
+def translate_old_form(words: List[str]) -> Optional[List[str]]:
+    """For `evaluate CKPT`, with --heads, --ctc or neither, as version 0.1.0 took it: the new form's words."""
     if not words or words[0] in (*_KINDS, "-h", "--help"):
         return None
     kind = "heads" if "--heads" in words else "ctc" if "--ctc" in words else "probe"
-    rest = [word for word in words if word not in ("--heads", "--ctc")]
-    return (
-        f"name what to measure first, {', '.join(_KINDS)}: "
-        f"fairseq-distill evaluate {kind} {' '.join(map(shlex.quote, rest))}"
-    )
+    return [kind, *(word for word in words if word not in ("--heads", "--ctc"))]
