@@ -244,6 +244,8 @@ def _make_config(name: str, model: Mapping, task: Mapping) -> EncoderConfig:
             raise ValueError(f"{f.name}={reprlib.repr(value)} is not of type {f.type}")
     if model.get("quantize_input"):
         raise ValueError("quantize_input of wav2vec 2.0 is not supported")
+    if (model.get("crop_seq_to_multiple") or 1) > 1:
+        raise ValueError(f"crop_seq_to_multiple={model['crop_seq_to_multiple']} of wav2vec 2.0 is not supported")
     config.check()
     return config
 

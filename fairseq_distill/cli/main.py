@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Run a command; a `UserError` becomes one sentence on stderr and exit code 1. Old forms run and tell the new one."""
+    """Run a command; a `UserError` becomes one sentence on stderr and exit code 1. Old forms run, and tell the new."""
     words = sys.argv[1:] if argv is None else list(argv)
     translate = getattr(_COMMANDS.get(words[0]), "translate_old_form", None) if words else None
     new = translate(words[1:]) if translate else None

@@ -106,6 +106,8 @@ def test_settings_that_do_not_fit_are_named(kind, hubert, tmp_path):
 
 def test_quantized_input_is_refused(wav2vec2, tmp_path):
     assert_refused(write(tmp_path / "w2v.pt", wav2vec2, name="wav2vec2", quantize_input=True), "quantize_input")
+    cropping = write(tmp_path / "cropping.pt", wav2vec2, name="wav2vec2", crop_seq_to_multiple=4)
+    assert_refused(cropping, "crop_seq_to_multiple=4")
 
 
 def test_fine_tuned_without_the_settings_inside(wav2vec2, tmp_path):
