@@ -4,13 +4,16 @@ Each repair says which versions need it, so that it can go when they do.
 """
 
 import inspect
+import os
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
 import numpy as np
 import torch
 from fairseq.data import bucket_pad_length_dataset, data_utils
 from fairseq.data.audio import raw_audio_dataset
+from fairseq.file_io import PathManager
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.models.hubert import hubert
 from fairseq.models.hubert.hubert_asr import HubertCtcConfig
@@ -24,6 +27,7 @@ def repair_fairseq() -> None:
     repair_cropping()
     repair_masks()
     repair_batches()
+    repair_copies()
 
 
 @dataclass
@@ -122,3 +126,26 @@ def repair_batches() -> None:
     `dataset.required_batch_size_multiple` (8 if not set).
     """
     data_utils.batch_by_size = batch_all
+
+
+_stock_copy = PathManager.copy
+
+
+def copy_whole(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+    """Fairseq's `PathManager.copy`, whose arguments it takes; local files are there whole or as they were before."""
+    if PathManager.path_requires_pathmanager(dst_path):
+        return _stock_copy(src_path, dst_path, overwrite)
+    partial = f"{dst_path}.{os.getpid()}.partial"
+    try:
+        copied = _stock_copy(src_path, partial, overwrite)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, dst_path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+    return copied
+
+
+def repair_copies() -> None:
+    """All fairseq versions: checkpoint_last.pt is a copy, and a kill while it is made left a run that cannot go on."""
+    PathManager.copy = staticmethod(copy_whole)
