@@ -30,6 +30,8 @@ PLOTS = ["matplotlib"]
 
 DEV = [
     "pytest",
+    # Most tests keep one core busy, so several files run at once.
+    "pytest-xdist",
     # It makes wheels by itself, which the install tests need.
     "setuptools>=70.1",
     # The speech of tests and examples is synthesised.
