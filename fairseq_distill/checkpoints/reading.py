@@ -37,6 +37,13 @@ _FAMILIES = {
     "speech_student": "",
     "speech_multitask": "",
 }
+_OTHER_NAMES = {
+    # Microsoft keeps the position bias that all layers share in layer 0, see `TransformerEncoder`
+    "layers.0.self_attn.relative_attention_bias.": "relative_attention_bias.",
+    # torch's parametrised weight norm, of files that were saved again
+    ".parametrizations.weight.original0": ".weight_g",
+    ".parametrizations.weight.original1": ".weight_v",
+}
 _FINE_TUNED_PREFIXES = ("w2v_encoder.w2v_model.", "encoder.w2v_model.")
 # parts that an encoder has whole: a weight in them that it has no place for means that the settings are not the file's
 _OWN_PARTS = (
@@ -167,19 +174,23 @@ def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tup
 def _collect_tensors(model: Mapping) -> Tuple[Dict[str, Tensor], Dict[str, int]]:
     """(tensors by name, number of tensors of each entry that is no tensor but a collection of them)."""
     # without what a pickle may hang on a tensor: hooks, attributes
-    weights = {str(key): value.detach() for key, value in model.items() if isinstance(value, Tensor)}
+    weights = {_rename(str(key)): value.detach() for key, value in model.items() if isinstance(value, Tensor)}
     others = {str(key): value for key, value in model.items() if not isinstance(value, Tensor)}
     return weights, {key: len(value) if isinstance(value, dict) else 1 for key, value in others.items()}
+
+
+def _rename(key: str) -> str:
+    """A tensor's name as fairseq has it, where another hand has written the file."""
+    for theirs, ours in _OTHER_NAMES.items():
+        key = key.replace(theirs, ours)
+    return key
 
 
 def _find_settings(path: PathLike, state: Mapping, weights: Dict[str, Tensor]) -> Tuple[Dict, Dict[str, Tensor]]:
     """(settings, weights) of the encoder, taken out of a fine-tuned model around it."""
     cfg, args = to_plain(state.get("cfg")), to_plain(state.get("args"))
     if cfg and "model" not in cfg:  # Microsoft's: flat, and the task's settings among the model's
-        # the position bias that all layers share stands in layer 0 there, see `TransformerEncoder`
-        shared = "relative_attention_bias"
-        moved = {key.replace(f"layers.0.self_attn.{shared}", shared): value for key, value in weights.items()}
-        return {"_name": "wavlm", **cfg}, moved
+        return {"_name": "wavlm", **cfg}, weights
     if not cfg and not args:
         raise UserError(
             f"{path} holds neither 'cfg' nor 'args': fairseq did not write it, or its settings were removed"

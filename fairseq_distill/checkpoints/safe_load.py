@@ -232,6 +232,8 @@ def _check_looks_like_checkpoint(path: Path) -> bool:
         raise UserError(f"{path} is a web page, not a checkpoint: the download failed; download it again")
     if text.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a git-lfs pointer, not the checkpoint: run 'git lfs pull' where it comes from")
+    if start[8:9] == b"{":  # behind the length of its header
+        raise UserError(f"{path} is a safetensors file, of Hugging Face's form: give fairseq's checkpoint (.pt)")
     if is_zip and not zipfile.is_zipfile(path):
         size = path.stat().st_size
         raise UserError(f"{path} is cut short ({size} bytes, no end of archive): copy or download it again")

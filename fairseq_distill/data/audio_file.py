@@ -63,8 +63,10 @@ def open_audio(
     except soundfile.LibsndfileError as error:
         fault = Fault.SYSTEM_ERROR if error.code == _LIBSNDFILE_SYSTEM_ERROR else Fault.UNREADABLE
         raise BrokenAudio(fault, error.error_string.strip() or f"libsndfile error {error.code}") from error
-    except TypeError as error:  # soundfile's answer to a headerless format such as .raw
-        raise BrokenAudio(Fault.UNREADABLE, str(error)) from error
+    except BrokenAudio:
+        raise
+    except Exception as error:  # whatever else a library says of a file: one file must not stop a run
+        raise BrokenAudio(Fault.UNREADABLE, str(error) or type(error).__name__) from error
 
 
 def read_wave(path: str, sample_rate: int, num_samples: Optional[int], min_samples: int) -> torch.Tensor:
@@ -74,7 +76,7 @@ def read_wave(path: str, sample_rate: int, num_samples: Optional[int], min_sampl
     """
     with open_audio(path, sample_rate, num_samples, min_samples) as audio:
         promised = audio.frames if num_samples is None else num_samples
-        wave = torch.from_numpy(audio.read(dtype="float32"))
+        wave = torch.from_numpy(audio.read(audio.frames, dtype="float32"))  # GSM 6.10 cannot be read without a number
     check_length(len(wave), promised, min_samples)  # a truncated MP3 decodes to less than its header says
     if wave.dim() == 2:
         wave = wave.mean(-1)

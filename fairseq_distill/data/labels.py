@@ -13,7 +13,7 @@ def read_lines(path: Path, what: str = "", advice: str = "") -> List[str]:
         UserError: it cannot be read; `what`, such as "the trials ", and `advice` are parts of the sentence.
     """
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8-sig") as stream:  # with or without a byte order mark
             return [line.strip() for line in stream]
     except OSError as error:
         raise UserError(f"cannot read {what}{path}: {error.strerror}{advice}") from error

@@ -67,6 +67,10 @@ def read_manifest(path: Union[str, Path]) -> Manifest:
             root, rows = lines.readline().strip(), list(lines)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file ({error})") from error
+    if root.startswith("\ufeff"):
+        raise UserError(
+            f"{path} begins with a byte order mark, which fairseq takes for a part of the audio root: save it without"
+        )
     _check_root(path, root)
     manifest = Manifest(str(path), root, [], [])
     for number, row in enumerate(rows, start=2):

@@ -250,6 +250,8 @@ class SpeechEncoder(HubertModel):
 
     def compute_features(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> Features:
         """The first half of `encode`, which several passes of `encode_features` can share; gates are drawn here."""
+        if source.size(1) < self.cfg.shortest_wave:
+            raise ValueError(f"waves of {source.size(1)} samples: one frame takes at least {self.cfg.shortest_wave}")
         gates = self.draw_gates()
         if self.normalize_input:
             source = normalize_wave(source, padding_mask)

@@ -228,3 +228,10 @@ def test_loaded_weights_can_be_changed_without_changing_the_file(hubert, tmp_pat
     del encoder
     assert path.read_bytes() == before
     assert load_encoder(path).mask_emb.abs().sum() > 0
+
+
+def test_a_safetensors_file_is_called_so(tmp_path):
+    header = b'{"weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert_refused(path, "safetensors file, of Hugging Face's form: give fairseq's checkpoint")

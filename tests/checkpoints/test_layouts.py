@@ -152,3 +152,27 @@ def test_wavlm_equals_torchaudio(tmp_path, size):
         assert frames == expected[0].size(1)
         for ours_l, theirs_l in zip(out.hidden[1:], expected):
             torch.testing.assert_close(ours_l[row, :frames], theirs_l[0], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_wavlm_trained_inside_fairseq_is_the_one_that_microsoft_ships(tmp_path):
+    """The same modules under hydra's sections: the shared position bias is in layer 0 there too."""
+    flat = layouts.write_wavlm(tmp_path / "flat.pt", layouts.make_wavlm_state(False))
+    state = torch.load(flat, weights_only=True)
+    sections = {"model": {"_name": "wavlm", **state["cfg"]}, "task": {"_name": "audio_pretraining", "normalize": False}}
+    torch.save({**state, "cfg": sections}, tmp_path / "sections.pt")
+    waves, mask = make_waves(padded=True)
+    one, other = (load_encoder(path)(waves, mask) for path in (flat, tmp_path / "sections.pt"))
+    assert all(torch.equal(a, b) for a, b in zip(one.hidden, other.hidden))
+
+
+@torch.no_grad()
+def test_parametrised_weight_norm_of_a_file_that_was_saved_again(tmp_path):
+    model = layouts.build_hubert()
+    path = layouts.write_hubert(tmp_path / "hubert.pt", model)
+    state = torch.load(path, weights_only=False)
+    places = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+    for ours, theirs in places.items():
+        state["model"][f"encoder.pos_conv.0.{theirs}"] = state["model"].pop(f"encoder.pos_conv.0.{ours}")
+    torch.save(state, tmp_path / "again.pt")
+    assert_same(load_encoder(tmp_path / "again.pt"), model, False, True)

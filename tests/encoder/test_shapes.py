@@ -215,3 +215,12 @@ def test_export_with_free_batch_and_length(kind):
 def test_impossible_settings_are_named(settings, word):
     with pytest.raises(ValueError, match=word):
         SpeechEncoder(EncoderConfig.from_settings({**SMALL, **settings}))
+
+
+@pytest.mark.parametrize("settings", [{}, dict(time_reduction=2)], ids=str)
+def test_a_wave_shorter_than_a_frame_is_a_sentence(settings):
+    encoder = build_encoder(**settings)
+    least = encoder.cfg.shortest_wave
+    with pytest.raises(ValueError, match=f"waves of {least - 1} samples: one frame takes at least {least}"):
+        encoder(torch.randn(1, least - 1))
+    assert encoder(torch.randn(1, least)).x.size(1) == 1
