@@ -80,7 +80,7 @@ def test_what_speaks_of_frames_knows():
     assert encoder.feat2tar_ratio == pytest.approx(100 * 3 * STRIDE / 16_000)
     with torch.no_grad():
         assert encoder(torch.randn(1, cfg.shortest_wave)).x.size(1) == 1
-        with pytest.raises(RuntimeError):
+        with pytest.raises(ValueError, match="one frame takes at least"):
             encoder(torch.randn(1, cfg.shortest_wave - 1))
         waves, _ = make_waves(batch=1, samples=16_000)
         assert encoder(waves).x.size(1) == pytest.approx(frame_rate(cfg), abs=1)
