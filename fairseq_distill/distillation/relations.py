@@ -90,7 +90,7 @@ RELATIONS: Dict[str, Term] = {
     ),
     "layer_relations": Term(
         layer_relations,
-        "the same for the input and output of each group's deepest layer (STaR)",
+        "the distance of Gram matrices of the input and output of each group's deepest layer (STaR)",
         needs_layers,
         captures=("inputs", "outputs"),
     ),

@@ -10,11 +10,10 @@ positional convolution and by q, k, v and fc1 of every layer taken over. The siz
 
 - activations: the root mean square of what the reader is given, over all frames of some speech.
 - weights: |[W[p], b[p]]| of the rows that write it, through an activation function as if it were not there: fc1 for a
-  neuron (so its importance is |fc1[j]| * |fc2[:, j]|, with fc1's bias), v_proj for a head. For a channel of the
-  layers, all rows that add to it: projection, positional convolution, out_proj and fc2 of the layers taken over. Behind
-      a
-  norm over channels with weight g and bias b it is sqrt((g * s)^2 + b^2), s being the size before, with mean square 1
-  over the channels; behind a group norm, which scales each channel by itself, s = 1.
+  neuron (so its importance is |fc1[j]| * |fc2[:, j]|, with fc1's bias), v_proj for a head. For a channel of the layers,
+  all rows that add to it: projection, positional convolution, out_proj and fc2 of the layers taken over. Behind a norm
+  over channels with weight g and bias b it is sqrt((g * s)^2 + b^2), s being the size before, with mean square 1 over
+  the channels; behind a group norm, which scales each channel by itself, s = 1.
 """
 
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union

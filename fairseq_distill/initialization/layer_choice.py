@@ -58,8 +58,7 @@ def space_layers(depth: int, source_depth: int) -> List[int]:
     """Evenly spaced layers: student layer l starts as layer ceil(l * source_depth / depth), the last one as the last.
 
     12 layers to 3: 4, 8, 12; to 5: 3, 5, 8, 10, 12. A student deeper than the checkpoint has layers more than once: 2
-        to 4
-    gives 1, 1, 2, 2.
+    to 4 gives 1, 1, 2, 2.
     """
     return [-(-layer * source_depth // depth) for layer in range(1, depth + 1)]
 

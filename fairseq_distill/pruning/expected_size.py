@@ -21,9 +21,8 @@ class ExpectedSize(nn.Module):
     """Expected size of a gated encoder, as a fraction of the whole one's.
 
     A sum of products of at most two expectations: gates are independent, so expectations multiply. Parameters are those
-        of
-    `info`'s "encoder"; MACs those of one wave of 10 s. DPHuBERT (2305.17651, its code) counts the same, but keeps the
-    LayerNorms of pre-norm parts and WavLM's bias gates of parts that are gone.
+    of `info`'s "encoder"; MACs those of one wave of 10 s. DPHuBERT (2305.17651, its code) counts the same, but keeps
+    the LayerNorms of pre-norm parts and WavLM's bias gates of parts that are gone.
 
     Args:
         cfg: settings of the encoder, with or without gates.

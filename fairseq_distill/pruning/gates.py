@@ -31,14 +31,12 @@ class Gates(EncoderGates):
     """Gates of an encoder; see `SpeechEncoder.attach_gates` for how they reach what reads them.
 
     The gate of a conv channel, a head or an FFN neuron scales the weights that read it: the next convolution's,
-        out_proj's, fc2's.
-    Channels of the last convolution are read by a LayerNorm, which no factor passes through: there, and in every
-        LayerNorm
-    over the channels of a "layer_norm" extractor (Large), mean and variance are those of the open channels (gate > 0),
-    and the gate scales what reads the normalised channel: the next convolution, or after the last the projection. So a
-    closed channel adds nothing anywhere, and the network without it has plain LayerNorms of fewer channels. (The
-    reference implementation multiplies before that LayerNorm and keeps its statistics over all channels; cutting then
-    changes the function.)
+    out_proj's, fc2's. Channels of the last convolution are read by a LayerNorm, which no factor passes through: there,
+    and in every LayerNorm over the channels of a "layer_norm" extractor (Large), mean and variance are those of the
+    open channels (gate > 0), and the gate scales what reads the normalised channel: the next convolution, or after the
+    last the projection. So a closed channel adds nothing anywhere, and the network without it has plain LayerNorms of
+    fewer channels. (The reference implementation multiplies before that LayerNorm and keeps its statistics over all
+    channels; cutting then changes the function.)
 
     The gate of a whole part is a factor on all its heads or neurons. The bias of a part's output is not gated: it
     stays. A model without projection (as wide as its convolutions) has no gates on its last convolution.

@@ -19,9 +19,8 @@ class SizeLoss(Float32Module):
     """lambda1 (s - t) + lambda2 (s - t)^2 with sparsity s = 1 - expected size / whole size, and its target t.
 
     The multipliers ascend: their gradients have the sign turned, since optimizers refuse negative rates. Both start at
-        0 in the
-    paper. Over its 50,000 updates lambda2, whose gradient is never negative, grows to where it holds s at t; in a run
-    of hundreds it must start there, or lambda1 alone swings s around t.
+    0 in the paper. Over its 50,000 updates lambda2, whose gradient is never negative, grows to where it holds s at t;
+    in a run of hundreds it must start there, or lambda1 alone swings s around t.
 
     Args:
         encoder: with gates.

@@ -45,7 +45,9 @@ def test_every_tensor_has_a_row_and_every_row_a_tensor(shape, prune):
         prune = [name for name in prune if name not in ("heads", "attention_layers")]
     encoder = SpeechEncoder(EncoderConfig.from_settings({**SMALL, **SHAPES[shape], "prune": prune}))
     add_gates(encoder)
-    compare(encoder)
+    rows = compare(encoder)
+    parameters = sum(value.numel() for value in encoder.parameters())
+    assert sum(row.size for row in rows if row.kind == "parameter") == parameters
 
 
 @pytest.mark.parametrize("settings", [{}, dict(target_glu=True), dict(untie_final_proj=True, final_dim=0)], ids=str)
