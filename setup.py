@@ -15,11 +15,12 @@ FAIRSEQ = [
     "ve-fairseq==0.12.3; python_version >= '3.11'",
     "hydra-core>=1.3,<1.4; python_version >= '3.11'",
     "omegaconf>=2.3,<2.4; python_version >= '3.11'",
-    # torchaudio ended with 2.11 and must match torch; 2.8 is the last pair for Python 3.9.
-    "torch==2.8.*; python_version < '3.10'",
-    "torchaudio==2.8.*; python_version < '3.10'",
-    "torch==2.11.*; python_version >= '3.10'",
-    "torchaudio==2.11.*; python_version >= '3.10'",
+    # torchaudio's library must match torch: 2.11.1 calls a function that torch 2.11.0 lacks, and does not load.
+    # 2.8 is the last pair for Python 3.9.
+    "torch==2.8.0; python_version < '3.10'",
+    "torchaudio==2.8.0; python_version < '3.10'",
+    "torch==2.11.0; python_version >= '3.10'",
+    "torchaudio==2.11.0; python_version >= '3.10'",
     # fairseq's ctc criterion imports it when it validates.
     "editdistance",
     # fairseq writes tensorboard logs with it where `common.tensorboard_logdir` is set.
