@@ -25,6 +25,7 @@ from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 from ..pruning.gates import add_gates
 from .safe_load import PathLike, read_pickled, to_plain
+from .tensors import check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,11 @@ _OWN_PARTS = (
     "encoder.layers.",
     "encoder.pos_conv.",
     "encoder.layer_norm.",
+    "encoder.relative_attention_bias.",
+    "encoder.time_reduction.",
     "feature_extractor.",
+    "layer_norm.",
+    "mask_emb",
     "post_extract_proj.",
     "gates.",
 )
@@ -99,13 +104,18 @@ def load_encoder(path: PathLike) -> SpeechEncoder:
     Raises:
         UserError: the file cannot be read or is refused, its architecture is unknown, a weight is missing or misshapen.
     """
-    checkpoint = read_checkpoint(path)
+    return build_encoder(read_checkpoint(path))
+
+
+def build_encoder(checkpoint: EncoderCheckpoint) -> SpeechEncoder:
+    """The encoder of a checkpoint that was read, as `load_encoder` gives it, which names the errors."""
+    path = checkpoint.path
     try:
         with torch.device("meta"), _NoInitialization():  # neither memory nor time for what the file is about to give
             encoder = SpeechEncoder(checkpoint.config)
             add_gates(encoder)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: its settings describe no network that can be built: {error}") from error
+        raise UserError(f"{path}: its settings describe no network that can be built: {error!s:.400}") from error
     weights, dropped = select_weights(checkpoint, encoder)
     weights = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
     # torch's own method: fairseq's does not know `assign`, which takes the file's tensors as they are
@@ -119,7 +129,8 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
     """Read a file's encoder settings and weights; weights stay on disk (memory-mapped) until they are used.
 
     Raises:
-        UserError: the file cannot be read or is refused, or what it holds is no supported speech encoder.
+        UserError: the file cannot be read, is damaged or refused, or what it holds is no supported speech encoder with
+            finite weights.
     """
     state = read_pickled(path)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
@@ -136,8 +147,9 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
         config = _make_config(name, model, task)
         sample_rate = int(task.get("sample_rate") or DEFAULT_SAMPLE_RATE)
     except (ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
-        raise UserError(f"{path} cannot be used: {str(error) or type(error).__name__}") from error
+        raise UserError(f"{path} cannot be used: {str(error) or type(error).__name__:.400}") from error
     _check_counts(path, config, weights)
+    check_weights(path, {key: value for key, value in weights.items() if key.startswith(_OWN_PARTS)})
     sections = settings if model is not settings else {}
     return EncoderCheckpoint(path, name, config, weights, sample_rate, sections, others)
 

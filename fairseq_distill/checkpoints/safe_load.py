@@ -13,7 +13,6 @@ unpickler with the same list and the same rules does.
 import argparse
 import collections
 import pickle
-import pickletools
 import re
 import tarfile
 import threading
@@ -22,7 +21,7 @@ import typing
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, which pickles of protocol 2 use
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, ClassVar, Dict, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 import omegaconf
@@ -30,6 +29,7 @@ import torch
 from fairseq.data.dictionary import Dictionary
 
 from ..errors import UserError
+from .archive import check_archive, check_instructions, is_archive, read_instructions
 
 PathLike = Union[str, Path]
 
@@ -223,7 +223,7 @@ def _check_looks_like_checkpoint(path: Path) -> bool:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     with open(path, "rb") as file:
-        is_zip = _starts_like_zip(file)
+        is_zip = is_archive(file)
         start = file.read(512)
     text = start.lstrip().lower()
     if not text:
@@ -242,6 +242,9 @@ def _check_looks_like_checkpoint(path: Path) -> bool:
         raise UserError(f"{path} is refused: it is a TorchScript program, which would run, not a checkpoint")
     if not is_zip and tarfile.is_tarfile(path):
         raise UserError(f"{path} is a tar archive, not a checkpoint: unpack it and give the file inside")
+    if is_zip:
+        check_archive(path)
+    check_instructions(path)
     return is_zip
 
 
@@ -266,7 +269,7 @@ def _names_asked_for(path: Path) -> Iterator[str]:
     """Full names of what the file's pickles ask for, up to where they are damaged."""
     strings: List[str] = []
     try:
-        for operation, argument, _ in _parse_pickles(path):
+        for operation, argument, _ in read_instructions(path):
             if operation.name in ("GLOBAL", "INST"):
                 yield _name_today(*argument.split(" ", 1))
             elif operation.name == "STACK_GLOBAL" and len(strings) > 1:
@@ -275,22 +278,3 @@ def _names_asked_for(path: Path) -> Iterator[str]:
                 strings.append(argument)
     except Exception:  # whatever damage makes the parsers raise: the names up to there are what there is to tell
         return
-
-
-def _parse_pickles(path: Path) -> Iterator[Tuple[pickletools.OpcodeInfo, Any, Optional[int]]]:
-    with open(path, "rb") as file:
-        if _starts_like_zip(file):
-            with zipfile.ZipFile(file) as archive:
-                for name in archive.namelist():
-                    if name.endswith("data.pkl"):
-                        yield from pickletools.genops(archive.open(name))
-            return
-        for _ in range(4):  # torch's format before 1.6: a magic number, a version, the machine, and then the object
-            yield from pickletools.genops(file)
-
-
-def _starts_like_zip(file: BinaryIO) -> bool:
-    """Torch's own test; zipfile's looks at the end, where any file can hold an archive."""
-    start = file.read(4)
-    file.seek(0)
-    return start == b"PK\x03\x04"

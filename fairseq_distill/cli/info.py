@@ -6,7 +6,7 @@ from typing import Any, Dict
 
 import torch
 
-from ..checkpoints.reading import load_encoder, read_checkpoint
+from ..checkpoints.reading import build_encoder, read_checkpoint
 from ..encoder.model import SpeechEncoder
 from ..encoder.size import frame_rate, measure_parts
 from ..pruning.expected_size import METRICS, ExpectedSize
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
 def describe(path: str, seconds: float = 10.0, measure: bool = False) -> Dict[str, Any]:
     """Everything that `info` prints, as plain values; MACs and, if measured, time are for one wave of `seconds`."""
     checkpoint = read_checkpoint(path)
-    encoder = load_encoder(path)
+    encoder = build_encoder(checkpoint)
     cfg = checkpoint.config
     parts = measure_parts(cfg, seconds)
     # all in the file, but for what only pruning needs

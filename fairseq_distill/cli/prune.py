@@ -6,7 +6,7 @@ from typing import Dict, List
 
 import torch
 
-from ..checkpoints.reading import load_encoder, read_checkpoint
+from ..checkpoints.reading import build_encoder, read_checkpoint
 from ..checkpoints.saving import save_pruned
 from ..encoder.anatomy import Axis
 from ..encoder.config import DEFAULT_SAMPLE_RATE, PRUNABLE, count_places
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prune, check, write, and print what is left."""
     checkpoint = read_checkpoint(args.checkpoint)
-    gated = load_encoder(args.checkpoint)
+    gated = build_encoder(checkpoint)
     if gated.gates is None:
         raise UserError(
             f"{args.checkpoint} has no gates to cut: train it with model.prune, as config/distill/dphubert.yaml does"

@@ -6,6 +6,7 @@ from typing import Any, Dict, FrozenSet, List, Sequence
 from fairseq.dataclass import FairseqDataclass
 
 from ..encoder.layer_groups import Group, format_groups, name_group, parse_groups
+from ..run.ranges import MAX_WIDTH, Range
 
 
 @dataclass
@@ -22,7 +23,9 @@ class PredictionSettings(FairseqDataclass):
             "help": "student layers whose mean each group is predicted from, empty = the last; the task writes it"
         },
     )
-    prediction_dim: int = field(default=0, metadata={"help": "width of the teacher; the task writes it"})
+    prediction_dim: int = field(
+        default=0, metadata={"help": "width of the teacher; the task writes it", "range": Range(0, MAX_WIDTH)}
+    )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any, Dict, Optional, Type
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from ..layer_clusters import LINKAGES
+from ..run.ranges import COUNT, NOT_NEGATIVE
 from .objective import TERMS
 from .terms import Term
 
@@ -21,7 +22,7 @@ def make_weights(name: str, terms: Dict[str, Term], module: str, **defaults: flo
     """
     members = []
     for term_name, term in terms.items():
-        metadata = {"help": f"weight of {term.help}"}
+        metadata = {"help": f"weight of {term.help}", "range": NOT_NEGATIVE}
         members.append((term_name, float, field(default=defaults.get(term_name, term.default), metadata=metadata)))
     made = make_dataclass(name, members, bases=(FairseqDataclass,))
     made.__module__ = module
@@ -49,7 +50,9 @@ class SpeechDistillationCriterionConfig(TermWeights):
         default="",
         metadata={"help": "file that fairseq-distill clusters --out wrote: its groups instead of criterion.groups"},
     )
-    clusters: Optional[int] = field(default=None, metadata={"help": "with groups=auto: number of groups"})
+    clusters: Optional[int] = field(
+        default=None, metadata={"help": "with groups=auto: number of groups", "range": COUNT}
+    )
     cluster_linkage: ChoiceEnum(LINKAGES) = field(
         default="average", metadata={"help": "with groups=auto: distance of two clusters"}
     )
@@ -75,7 +78,9 @@ class SpeechDistillationCriterionConfig(TermWeights):
             "compared with a teacher that sees them, the others with one that does not (ARMHuBERT)"
         },
     )
-    hint: float = field(default=1.0, metadata={"help": "weight of every group but the last (FitHuBERT: 0.1)"})
+    hint: float = field(
+        default=1.0, metadata={"help": "weight of every group but the last (FitHuBERT: 0.1)", "range": NOT_NEGATIVE}
+    )
     reduce_groups: ChoiceEnum(["mean", "sum"]) = field(
         default="mean", metadata={"help": "of the groups' weighted distances: mean, or sum (FitHuBERT)"}
     )
@@ -83,6 +88,7 @@ class SpeechDistillationCriterionConfig(TermWeights):
         default=0.0,
         metadata={
             "help": "weight of HuBERT's own objective: the unit in task.label_dir of each frame that is masked "
-            "(model.mask_prob, ...), in a second pass of the student (DiceHuBERT)"
+            "(model.mask_prob, ...), in a second pass of the student (DiceHuBERT)",
+            "range": NOT_NEGATIVE,
         },
     )

@@ -1,11 +1,13 @@
 """The settings of a speech encoder: fairseq's `HubertConfig` and what the other families and small shapes need."""
 
+import reprlib
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import yaml
 from fairseq.models.hubert.hubert import HubertConfig
 
+from ..run.ranges import COUNT, MAX_WIDTH, Range, check_ranges
 from .conv_spec import ConvLayer, format_conv_layers, parse_conv_layers, receptive_field, total_stride
 
 DEFAULT_SAMPLE_RATE = 16_000  # samples a second, where a checkpoint names none
@@ -71,7 +73,10 @@ class EncoderConfig(HubertConfig):
     )
     head_dim: int = field(
         default=0,
-        metadata={"help": "width of one attention head; 0 = encoder_embed_dim / encoder_attention_heads"},
+        metadata={
+            "help": "width of one attention head; 0 = encoder_embed_dim / encoder_attention_heads",
+            "range": Range(0, MAX_WIDTH),
+        },
     )
     layer_heads: List[int] = field(
         default_factory=list,
@@ -105,7 +110,8 @@ class EncoderConfig(HubertConfig):
         default=1,
         metadata={
             "help": "frames that a convolution before the first layer makes one of (FitHuBERT: 2), so that layers run "
-            "on fewer; 1 = as many as the feature extractor makes"
+            "on fewer; 1 = as many as the feature extractor makes",
+            "range": COUNT,
         },
     )
     reuse_attention: List[int] = field(
@@ -124,7 +130,10 @@ class EncoderConfig(HubertConfig):
     )
     pos_conv_depth: int = field(
         default=1,
-        metadata={"help": "number of stacked positional convolutions (data2vec: 5); 1 = one with weight norm"},
+        metadata={
+            "help": "number of stacked positional convolutions (data2vec: 5); 1 = one with weight norm",
+            "range": Range(1, 1_000),
+        },
     )
     conv_pos_batch_norm: bool = field(
         default=False,
@@ -133,9 +142,12 @@ class EncoderConfig(HubertConfig):
     relative_position_embedding: bool = field(
         default=False, metadata={"help": "WavLM: bias the attention by a learned embedding of the distance"}
     )
-    num_buckets: int = field(default=320, metadata={"help": "WavLM: number of distances that are told apart"})
+    num_buckets: int = field(
+        default=320, metadata={"help": "WavLM: number of distances that are told apart", "range": Range(4, MAX_WIDTH)}
+    )
     max_distance: int = field(
-        default=1280, metadata={"help": "WavLM: distance in frames at which the last bucket starts"}
+        default=1280,
+        metadata={"help": "WavLM: distance in frames at which the last bucket starts", "range": Range(1, MAX_WIDTH)},
     )
     gru_rel_pos: bool = field(
         default=False, metadata={"help": "WavLM: gate the position bias by the layer's input, per head and frame"}
@@ -215,6 +227,7 @@ class EncoderConfig(HubertConfig):
     def check(self) -> None:
         """Raise ValueError, naming the field, where the settings do not describe a network that can be built."""
         parse_conv_layers(self.conv_feature_layers)
+        check_ranges(self, EncoderConfig)
         choices: Tuple[Tuple[str, Any, tuple], ...] = (
             ("family", self.family, FAMILIES),
             ("extractor_mode", str(self.extractor_mode), ("default", "layer_norm")),
@@ -228,9 +241,6 @@ class EncoderConfig(HubertConfig):
         for name, value, allowed in choices:
             if value not in allowed:
                 raise ValueError(f"{name}={value} is not supported; supported: {', '.join(allowed)}")
-        for name in ("encoder_layers", "encoder_embed_dim", "encoder_attention_heads", "conv_pos", "conv_pos_groups"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if not self.head_dim and self.encoder_embed_dim % self.encoder_attention_heads:
             raise ValueError(
                 f"encoder_embed_dim={self.encoder_embed_dim} is not a multiple of "
@@ -244,10 +254,15 @@ class EncoderConfig(HubertConfig):
         for name, values in (("layer_heads", self.layer_heads), ("layer_ffn_dims", self.layer_ffn_dims)):
             if values and len(values) != self.encoder_layers:
                 raise ValueError(f"{name} has {len(values)} entries for encoder_layers={self.encoder_layers}")
-            if any(v < 0 for v in values):
-                raise ValueError(f"{name} has a negative entry: {list(values)}")
-        if self.time_reduction < 1:
-            raise ValueError(f"time_reduction={self.time_reduction} must be at least 1")
+            if any(not 0 <= v <= MAX_WIDTH for v in values):
+                raise ValueError(
+                    f"{name} has an entry that is not from 0 to {MAX_WIDTH:,}: {reprlib.repr(list(values))}"
+                )
+        if self.relative_position_embedding and self.max_distance <= self.num_buckets // 4:
+            raise ValueError(
+                f"max_distance={self.max_distance} must be above a quarter of num_buckets={self.num_buckets}: nearer "
+                "distances have a bucket each"
+            )
         self._check_reuse()
         for name in self.prune:
             if name not in PRUNABLE:
@@ -261,15 +276,15 @@ class EncoderConfig(HubertConfig):
             reusing
         ):
             raise ValueError(
-                f"reuse_attention={reusing} must name different layers from 2 to encoder_layers={self.encoder_layers}: "
-                "the first layer has no map before it to reuse"
+                f"reuse_attention={reprlib.repr(reusing)} must name different layers from 2 to "
+                f"encoder_layers={self.encoder_layers}: the first layer has no map before it to reuse"
             )
         heads = self.layer_heads
         for n in reusing if heads else ():
             if not heads[n - 2] == heads[n - 1] > 0:
                 raise ValueError(
-                    f"reuse_attention={reusing}: layer {n} has {heads[n - 1]} heads and layer {n - 1}, whose map it "
-                    f"takes over, {heads[n - 2]}; both need the same number, at least 1"
+                    f"reuse_attention={reprlib.repr(reusing)}: layer {n} has {heads[n - 1]} heads and layer {n - 1}, "
+                    f"whose map it takes over, {heads[n - 2]}; both need the same number, at least 1"
                 )
 
     def _check_head_numbers(self) -> None:
@@ -281,8 +296,8 @@ class EncoderConfig(HubertConfig):
             counts, in_range = [], False
         if counts != self.heads or not in_range:
             raise ValueError(
-                f"layer_head_numbers={self.layer_head_numbers} must name {self.heads} heads for the layers, each below "
-                f"encoder_attention_heads={self.encoder_attention_heads}"
+                f"layer_head_numbers={reprlib.repr(self.layer_head_numbers)} must name {self.heads} heads for the "
+                f"layers, each below encoder_attention_heads={self.encoder_attention_heads}"
             )
 
 

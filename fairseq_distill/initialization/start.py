@@ -2,12 +2,13 @@
 
 import logging
 import os
+import reprlib
 from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from torch import Tensor
 
-from ..checkpoints.reading import EncoderCheckpoint, load_encoder, read_checkpoint
+from ..checkpoints.reading import EncoderCheckpoint, build_encoder, read_checkpoint
 from ..encoder.anatomy import BIAS_HEADS
 from ..encoder.config import FRONT_FIELDS, KIND_FIELDS, EncoderConfig
 from ..encoder.model import SpeechEncoder
@@ -64,6 +65,7 @@ class Start:
         self.shape = shape_like(source, like, depth, self.layers if self.asked else [])
         if like == "front" and cfg.project_features:  # as wide as its convolutions, where the checkpoint is not
             self.shape["project_features"] = True
+        _check_given(cfg, self.shape, like)
         self.width, self.seconds = str(cfg.init_width), cfg.init_seconds
         self.chosen: Optional[Selection] = None
 
@@ -81,7 +83,7 @@ class Start:
             return {}
         student, source = EncoderConfig.from_settings(cfg), self.checkpoint.config
         check_shapes(student, source)
-        encoder, waves = load_encoder(self.checkpoint.path), None
+        encoder, waves = build_encoder(self.checkpoint), None
         if self.width == "activations":
             waves = self._read_speech(encoder, cfg, task_cfg)
         importance = measure_importance(encoder, self.layers, waves)
@@ -143,6 +145,21 @@ def shape_like(config: EncoderConfig, like: str, depth: int, layers: Sequence[in
         if config.layer_head_numbers:
             values["layer_head_numbers"] = str([config.head_numbers[n - 1] for n in chosen]).replace(" ", "")
     return values
+
+
+def _check_given(cfg: Any, shape: Dict[str, Any], like: str) -> None:
+    """Refuse a convolution stack that the user gave and `like_init` would pass over: neither default nor the same."""
+    defaults = EncoderConfig()
+    for name in ("extractor_mode", "conv_feature_layers", "conv_bias"):
+        if name not in shape:
+            continue
+        given, taken = getattr(cfg, name), shape[name]
+        given = getattr(given, "value", given)  # of a choice, its text
+        if given not in (taken, getattr(defaults, name)):
+            raise UserError(
+                f"model.{name}={reprlib.repr(given)}, but model.like_init={like} takes {reprlib.repr(taken)} over from "
+                f"model.init={cfg.init}: leave model.{name} out, or set model.like_init=none"
+            )
 
 
 def copy_weights(student: SpeechEncoder, checkpoint: EncoderCheckpoint, layers: Sequence[int]) -> List[str]:

@@ -23,6 +23,7 @@ from ..initialization.start import LIKE_INIT, STANDALONE, Start
 from ..pruning.expected_size import METRICS
 from ..pruning.gates import add_gates, get_gates
 from ..pruning.size_loss import SizeLoss
+from ..run.ranges import FRACTION, NOT_NEGATIVE, POSITIVE
 from ..run.settings import find_run, settle
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class SpeechStudentConfig(PredictionSettings, EncoderConfig):
         },
     )
     init_seconds: float = field(
-        default=60.0, metadata={"help": "with init_width=activations: seconds of training speech"}
+        default=60.0, metadata={"help": "with init_width=activations: seconds of training speech", "range": POSITIVE}
     )
     prediction_head: ChoiceEnum(list(PREDICTION_HEADS)) = field(
         default="linear",
@@ -87,16 +88,25 @@ class SpeechStudentConfig(PredictionSettings, EncoderConfig):
         },
     )
     target_sparsity: float = field(
-        default=0.75, metadata={"help": "with model.prune: the part of the encoder's size that is to go, from 0 to 1"}
+        default=0.75,
+        metadata={
+            "help": "with model.prune: the part of the encoder's size that is to go, from 0 to 1",
+            "range": FRACTION,
+        },
     )
     sparsity_warmup: int = field(
-        default=5000, metadata={"help": "updates over which the target rises from 0 to target_sparsity, linearly"}
+        default=5000,
+        metadata={
+            "help": "updates over which the target rises from 0 to target_sparsity, linearly",
+            "range": NOT_NEGATIVE,
+        },
     )
     lambda2: float = field(
         default=0.0,
         metadata={
             "help": "start of the multiplier of the squared distance to the target, which holds the size there: the "
-            "paper's 0 for tens of thousands of updates, 300 for hundreds"
+            "paper's 0 for tens of thousands of updates, 300 for hundreds",
+            "range": NOT_NEGATIVE,
         },
     )
     size_metric: ChoiceEnum(METRICS) = field(

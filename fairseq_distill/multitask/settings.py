@@ -9,6 +9,7 @@ from ..distillation.distances import DISTANCES
 from ..distillation.plan import PredictionSettings
 from ..distillation.settings import make_weights
 from ..encoder.config import EncoderConfig
+from ..run.ranges import MAX_WIDTH, NOT_NEGATIVE, Range
 
 FREEZE = ("none", "cnn", "all")
 WEIGHTINGS = ("fixed", "uncertainty")
@@ -35,7 +36,11 @@ class SpeechMultitaskConfig(PredictionSettings, EncoderConfig):
         },
     )
     freeze_updates: int = field(
-        default=0, metadata={"help": "the whole encoder stays as it is for this many updates, while the heads settle"}
+        default=0,
+        metadata={
+            "help": "the whole encoder stays as it is for this many updates, while the heads settle",
+            "range": NOT_NEGATIVE,
+        },
     )
     exact_padding: bool = field(
         default=True,
@@ -51,7 +56,8 @@ class SpeechMultitaskConfig(PredictionSettings, EncoderConfig):
         default=0,
         metadata={
             "help": "with criterion.distillation: width of a bottleneck beside each feed-forward part that only the "
-            "tasks go through, not the distillation (OS-KDFT: 64); 0 = none"
+            "tasks go through, not the distillation (OS-KDFT: 64); 0 = none",
+            "range": Range(0, MAX_WIDTH),
         },
     )
 
@@ -71,7 +77,8 @@ class SpeechMultitaskCriterionConfig(DistanceWeights):
         default=0.0,
         metadata={
             "help": "weight of the distances to layers of task.teacher, predicted from the encoder's final output on "
-            "the same waves (OS-KDFT, 2305.17394: 1); 0 = none"
+            "the same waves (OS-KDFT, 2305.17394: 1); 0 = none",
+            "range": NOT_NEGATIVE,
         },
     )
     groups: Any = field(

@@ -7,6 +7,8 @@ from typing import Any, Optional, Tuple
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask
 
+from .ranges import COUNT, FRACTION, NOT_NEGATIVE
+
 
 @dataclass
 class AudioTaskConfig(FairseqDataclass):
@@ -16,19 +18,29 @@ class AudioTaskConfig(FairseqDataclass):
     must open in all of them.
     """
 
-    sample_rate: int = field(default=16_000, metadata={"help": "samples a second; files at another rate are not used"})
+    sample_rate: int = field(
+        default=16_000, metadata={"help": "samples a second; files at another rate are not used", "range": COUNT}
+    )
     enable_padding: bool = field(
         default=False, metadata={"help": "pad a batch to its longest wave; otherwise crop it to its shortest"}
     )
     max_sample_size: Optional[int] = field(
-        default=None, metadata={"help": "longer waves are cropped to this many samples, from a random place"}
+        default=None,
+        metadata={"help": "longer waves are cropped to this many samples, from a random place", "range": COUNT},
     )
     min_sample_size: Optional[int] = field(
-        default=None, metadata={"help": "shorter waves are left out; at least the receptive field of the encoder"}
+        default=None,
+        metadata={
+            "help": "shorter waves are left out; at least the receptive field of the encoder",
+            "range": NOT_NEGATIVE,
+        },
     )
     max_broken: float = field(
         default=0.01,
-        metadata={"help": "fraction of a set's files that may be unreadable before the run stops; they are skipped"},
+        metadata={
+            "help": "fraction of a set's files that may be unreadable before the run stops; they are skipped",
+            "range": FRACTION,
+        },
     )
 
 

@@ -3,7 +3,11 @@
 import logging
 from typing import Any, Mapping
 
+from fairseq.models import MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf, open_dict
+
+from ..errors import UserError
+from .ranges import check_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +29,27 @@ def read_run_settings(part: Any, section: str, defaults: Any) -> Any:
     if not OmegaConf.is_dict(given):
         given = {}
     return OmegaConf.merge(defaults, {key: given[key] for key in given if key in defaults.__dataclass_fields__})
+
+
+def check_section(section: Any, kind: Any, name: str) -> None:
+    """Raise UserError, naming the setting, where a number in a section of a run is outside of its field's range.
+
+    Args:
+        section: the settings.
+        kind: their dataclass.
+        name: of the section.
+    """
+    try:
+        check_ranges(section, kind, name)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def check_model(section: Any) -> None:
+    """`check_section` of a model's settings, by the dataclass that the model was registered with."""
+    kind = MODEL_DATACLASS_REGISTRY.get(section.get("_name"))
+    if kind is not None:
+        check_section(section, kind, "model")
 
 
 def settle(run: Any, section: str, values: Mapping[str, Any], reason: str, copy: Any = None) -> None:

@@ -31,7 +31,8 @@ from ..encoder.conv_spec import ConvLayer
 from ..pruning.optimizer import check_optimizer
 from ..run.audio_task import AudioTask, AudioTaskConfig
 from ..run.paths import find_file, make_absolute
-from ..run.settings import find_run, read_run_settings
+from ..run.ranges import NOT_NEGATIVE, POSITIVE
+from ..run.settings import check_model, check_section, find_run, read_run_settings
 
 TEACHER_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "student": None}
 
@@ -64,20 +65,29 @@ class SpeechDistillationConfig(AudioTaskConfig):
         metadata={"help": "zero mean and unit variance per wave; empty = as the teacher was trained"},
     )
     num_batch_buckets: int = field(
-        default=0, metadata={"help": "pad to this many lengths instead of any (with enable_padding); 0 = any"}
+        default=0,
+        metadata={
+            "help": "pad to this many lengths instead of any (with enable_padding); 0 = any",
+            "range": NOT_NEGATIVE,
+        },
     )
     teacher_dtype: ChoiceEnum(list(TEACHER_DTYPES)) = field(
         default="float32",
         metadata={"help": "precision the teacher runs in; student = that of the run (half precision with common.fp16)"},
     )
     cluster_seconds: float = field(
-        default=600.0, metadata={"help": "with criterion.groups=auto: seconds of training speech to compare layers on"}
+        default=600.0,
+        metadata={
+            "help": "with criterion.groups=auto: seconds of training speech to compare layers on",
+            "range": POSITIVE,
+        },
     )
     update_seconds: Optional[float] = field(
         default=None,
         metadata={
             "help": "seconds of audio in an update over all GPUs: optimization.update_freq is set to what "
-            "dataset.max_tokens (samples on each GPU) needs for it; empty = update_freq as given"
+            "dataset.max_tokens (samples on each GPU) needs for it; empty = update_freq as given",
+            "range": POSITIVE,
         },
     )
 
@@ -96,6 +106,7 @@ class SpeechDistillationTask(AudioTask):
 
     def __init__(self, cfg: SpeechDistillationConfig):
         super().__init__(cfg)
+        check_section(cfg, SpeechDistillationConfig, "task")
         self.plan = PredictionPlan()
         self._teacher: Optional[Teacher] = None
         self._min_samples = 1
@@ -132,6 +143,8 @@ class SpeechDistillationTask(AudioTask):
         criterion = read_run_settings(model_cfg, "criterion", SpeechDistillationCriterionConfig())
         teachers: List[EncoderCheckpoint] = []
         if not from_checkpoint:
+            check_section(criterion, SpeechDistillationCriterionConfig, "criterion")
+            check_model(model_cfg)
             run = find_run(model_cfg)
             if model_cfg.get("prune"):
                 check_optimizer(run)

@@ -23,7 +23,8 @@ from ..multitask.settings import SpeechMultitaskCriterionConfig
 from ..multitask.task_list import parse_tasks
 from ..run.audio_task import AudioTask, AudioTaskConfig
 from ..run.paths import find_file, make_absolute
-from ..run.settings import find_run, find_section, read_run_settings, settle
+from ..run.ranges import PROBABILITY
+from ..run.settings import check_model, check_section, find_run, find_section, read_run_settings, settle
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,9 @@ class SpeechMultitaskTaskConfig(AudioTaskConfig):
         default_factory=lambda: [0.0, 15.0],
         metadata={"help": "lowest and highest ratio of speech to noise in dB; drawn evenly between"},
     )
-    noise_probability: float = field(default=1.0, metadata={"help": "share of the training waves that get noise"})
+    noise_probability: float = field(
+        default=1.0, metadata={"help": "share of the training waves that get noise", "range": PROBABILITY}
+    )
 
 
 @register_task("speech_multitask", dataclass=SpeechMultitaskTaskConfig)
@@ -89,6 +92,7 @@ class SpeechMultitaskTask(AudioTask):
 
     def __init__(self, cfg: SpeechMultitaskTaskConfig):
         super().__init__(cfg)
+        check_section(cfg, SpeechMultitaskTaskConfig, "task")
         self.tasks = parse_tasks(cfg.tasks)
         self.min_samples, self.normalize = 1, False
         self._teacher: Optional[Teacher] = None
@@ -134,6 +138,8 @@ class SpeechMultitaskTask(AudioTask):
             self._check_init(model_cfg)
             run = find_run(model_cfg)
             criterion = read_run_settings(model_cfg, "criterion", SpeechMultitaskCriterionConfig())
+            check_section(criterion, SpeechMultitaskCriterionConfig, "criterion")
+            check_model(model_cfg)
             learn = str(criterion.weighting) == "uncertainty"
             reason = f"criterion.weighting={criterion.weighting}"
             settle(run, "model", {"learn_task_weights": learn}, reason, model_cfg)

@@ -74,7 +74,17 @@ SETTINGS = {
         dict(encoder_layers=5),
         r"say 5 encoder.layers, but there are weights of 3: encoder.layers.3.\* is missing",
     ),
-    "endless layers": (dict(encoder_layers=10**9), "encoder.layers.3"),
+    "very many layers": (dict(encoder_layers=9_999), "encoder.layers.3"),
+    "endless layers": (dict(encoder_layers=10**9), "encoder_layers=1000000000 must be from 1 to 10,000"),
+    "no negative distance": (
+        dict(relative_position_embedding=True, num_buckets=32, max_distance=-(10**9)),
+        "max_distance=-1000000000 must be from 1 to",
+    ),
+    "distances that make no logarithm": (
+        dict(relative_position_embedding=True, num_buckets=32, max_distance=8),
+        "max_distance=8 must be above a quarter of num_buckets=32",
+    ),
+    "a long text": (dict(reuse_attention="x" * 500_000), "reuse_attention="),
     "width": (dict(encoder_embed_dim=64), r"mask_emb is \(48,\), its settings say \(64,\).*and \d+ more"),
     "endless width": (dict(encoder_embed_dim=10**12, conv_pos_groups=1), "hubert.pt"),
     "no bias": (dict(conv_bias=True), "feature_extractor.conv_layers.0.0.bias is missing"),

@@ -1,0 +1,20 @@
+"""Settings that a student gives and that `like_init` would take from elsewhere."""
+
+import pytest
+
+from fairseq_distill import load_encoder
+from fairseq_distill.errors import UserError
+
+from ..builders import build_student, save_teacher
+
+
+def test_a_setting_that_like_init_would_pass_over_is_refused_by_name(tmp_path):
+    teacher = save_teacher(tmp_path / "teacher.pt")
+    source = load_encoder(teacher).cfg
+    other = "[(24,10,5)] + [(24,3,2)] * 2 + [(40,2,2)]"
+    with pytest.raises(UserError, match=r"model\.conv_feature_layers='\[\(24,10.*model\.like_init=front takes"):
+        build_student(teacher, like_init="front", conv_feature_layers=other)
+    with pytest.raises(UserError, match=r"model\.conv_bias=True, but model\.like_init=all takes False over"):
+        build_student(teacher, like_init="all", conv_bias=True)
+    student = build_student(teacher, like_init="front", conv_feature_layers=source.conv_feature_layers)
+    assert student.cfg.conv_layers == source.conv_layers
