@@ -6,8 +6,11 @@ the checksums; and what it reads as a storage of a tensor it takes from the file
 
 import pickletools
 import zipfile
+from collections import Counter
 from pathlib import Path
-from typing import BinaryIO, Iterator, Optional, Tuple
+from typing import BinaryIO, Iterable, Iterator, Optional, Tuple
+
+from torch import Tensor
 
 from ..errors import UserError
 
@@ -55,6 +58,22 @@ def check_archive(path: Path) -> None:
                     f"{path} is damaged: its entry {damaged[:80]!r} does not have the checksum that it was saved with; "
                     "copy or download it again"
                 )
+
+
+def check_storages(path: Path, tensors: Iterable[Tensor]) -> None:
+    """Check that tensors lie in entries of their size: torch reads on into the next entry where one is short.
+
+    Raises:
+        UserError: there is no entry of a tensor's storage's size.
+    """
+    with open(path, "rb") as file:
+        if not is_archive(file):
+            return
+        with zipfile.ZipFile(file) as archive:
+            sizes = Counter(entry.file_size for entry in archive.infolist())
+    storages = {storage.data_ptr(): storage.nbytes() for storage in (tensor.untyped_storage() for tensor in tensors)}
+    if Counter(storages.values()) - sizes:
+        raise UserError(f"{path} is damaged: a tensor has not the size of its entry; copy or download it again")
 
 
 def check_instructions(path: Path) -> None:

@@ -24,6 +24,7 @@ from ..encoder.config import DEFAULT_SAMPLE_RATE, EncoderConfig
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 from ..pruning.gates import add_gates
+from .archive import check_storages
 from .safe_load import PathLike, read_pickled, to_plain
 from .tensors import check_weights
 
@@ -149,7 +150,9 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
     except (ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         raise UserError(f"{path} cannot be used: {str(error) or type(error).__name__:.400}") from error
     _check_counts(path, config, weights)
-    check_weights(path, {key: value for key, value in weights.items() if key.startswith(_OWN_PARTS)})
+    own = {key: value for key, value in weights.items() if key.startswith(_OWN_PARTS)}
+    check_weights(path, own)
+    check_storages(path, own.values())
     sections = settings if model is not settings else {}
     return EncoderCheckpoint(path, name, config, weights, sample_rate, sections, others)
 

@@ -82,6 +82,13 @@ def test_an_archive_with_an_entry_twice_is_refused(hubert, tmp_path):
         load_encoder(path)
 
 
+def test_a_storage_that_is_cut_short_is_seen(hubert, tmp_path):
+    path = layouts.write_hubert(tmp_path / "hubert.pt", hubert)
+    rewrite(path, lambda name, content: [(name, content[:-8] if name.endswith("/data/30") else content, 0)])
+    with pytest.raises(UserError, match="a tensor has not the size of its entry"):
+        load_encoder(path)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_file_of_very_many_objects_is_refused(zipped, hubert, tmp_path, monkeypatch):
     path = layouts.write_hubert(tmp_path / "hubert.pt", hubert, _use_new_zipfile_serialization=zipped)
