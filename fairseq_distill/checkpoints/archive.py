@@ -8,7 +8,7 @@ import pickletools
 import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import BinaryIO, Iterable, Iterator, Optional, Tuple
+from typing import Any, BinaryIO, Iterable, Iterator, Optional, Tuple, Union
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ MAX_INSTRUCTIONS = 2_000_000
 # what torch's format before 1.6 begins with: a magic number, a version, the machine, and then the object
 _OLD_PICKLES = 4
 
-Instruction = Tuple[pickletools.OpcodeInfo, object, Optional[int]]
+Instruction = Tuple[pickletools.OpcodeInfo, Any, Optional[int]]
 
 
 def is_archive(file: BinaryIO) -> bool:
@@ -60,7 +60,7 @@ def check_archive(path: Path) -> None:
                 )
 
 
-def check_storages(path: Path, tensors: Iterable[Tensor]) -> None:
+def check_storages(path: Union[str, Path], tensors: Iterable[Tensor]) -> None:
     """Check that tensors lie in entries of their size: torch reads on into the next entry where one is short.
 
     Raises:

@@ -65,7 +65,8 @@ class HardConcrete(Float32Module):
         super().__init__()
         self.sizes = list(sizes)
         mean = math.log(1 - drop) - math.log(drop)
-        self.log_alpha = nn.Parameter(mean + 0.01 * torch.randn(sum(self.sizes)))
+        # drawn in place: on the meta device torch.randn imports the compiler, a second and 100 MB for every file read
+        self.log_alpha = nn.Parameter(torch.empty(sum(self.sizes)).normal_().mul_(0.01).add_(mean))
         self.log_alpha.param_group = "gates"  # type: ignore[attr-defined]  # for fairseq's composite optimizer
 
     def forward(self) -> Sequence[Tensor]:

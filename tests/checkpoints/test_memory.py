@@ -9,6 +9,7 @@ import pytest
 from fairseq_distill import load_encoder
 from fairseq_distill.checkpoints.reading import read_checkpoint
 
+from ..builders import build_gated
 from . import layouts
 
 MAPS = Path("/proc/self/maps")
@@ -57,3 +58,18 @@ def test_a_large_file_takes_no_memory(tmp_path):
     command = [sys.executable, "-c", MEASURE, str(small), str(large)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=300)
     assert float(done.stdout.split()[-1]) < size / 4
+
+
+def test_reading_a_file_with_gates_does_not_import_the_compiler(tmp_path):
+    """It takes a second and 100 MB."""
+    encoder = build_gated(prune=["conv", "heads", "ffn"])
+    settings = {name: getattr(value, "value", value) for name, value in vars(encoder.cfg).items()}
+    cfg = {"model": {**settings, "_name": "speech_student"}, "task": {"_name": "speech_distillation"}}
+    path = layouts.write_fairseq(tmp_path / "gated.pt", encoder.state_dict(), cfg=cfg)
+    script = (
+        "import sys; from fairseq_distill import load_encoder; before = set(sys.modules); "
+        f"assert load_encoder({str(path)!r}).gates is not None; "
+        "print(sorted(name for name in set(sys.modules) - before if name.startswith('torch._dynamo')))"
+    )
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
