@@ -18,7 +18,8 @@ LONGEST = 40  # seconds
 class LayerFrames:
     """Call it with a wave (samples,) for its frames at one layer, chunk by chunk, each (frames, width) float32.
 
-    All chunks together have as many frames as the whole wave has. Frames of one chunk see nothing of another one.
+    All chunks together have as many frames as the whole wave has. Frames of one chunk see nothing of another one, and
+    those of a wave nothing of other waves: each goes alone, in full single precision.
 
     Args:
         encoder: as `load_encoder` gives it; moved to the GPU where there is one.
@@ -45,7 +46,9 @@ class LayerFrames:
             # the last chunk has the wave's rest, which makes no frame but counts in a group norm
             stop = len(wave) if end == frames else (end - 1) * cfg.frame_stride + cfg.shortest_wave
             chunk = wave[start * cfg.frame_stride : stop]
-            hidden = self.encoder.encode(chunk.unsqueeze(0).to(self.device), layers=[self.layer]).hidden[self.layer][0]
+            with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):  # as the CPU computes
+                output = self.encoder.encode(chunk.unsqueeze(0).to(self.device), layers=[self.layer])
+            hidden = output.hidden[self.layer][0]
             if not torch.isfinite(hidden).all():
                 raise BrokenAudio(Fault.NOT_FINITE, f"the teacher makes hidden state {self.layer} of it not finite")
             yield hidden.cpu().numpy()
