@@ -36,8 +36,9 @@ logger = logging.getLogger(__name__)
 _NEW = {"clusters": 500, "seconds": 3600.0, "seed": 0}  # defaults of a new k-means
 
 EPILOG = f"""\
-MANIFEST is fairseq's audio manifest: the audio root, then PATH<TAB>SAMPLES a line, 16 kHz; train.tsv is labelled in
-train.km, a line for each row. Of a wave over {LONGEST} s, parts of at most that go through the teacher.
+MANIFEST is fairseq's audio manifest: the audio root, then PATH<TAB>SAMPLES a line, at the teacher's sample rate;
+train.tsv is labelled in train.km, a line for each row. Of a wave over {LONGEST} s, parts of at most that go through the
+teacher.
 
 A row whose file cannot be used keeps its line, with the unit of silence for each frame; over 1 % of them stops the
 command. K-means sees at most {MAX_FRAMES:,} frames, drawn from --seconds; memory does not grow with the speech.
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
         **(kmeans.made or {"seed": None, "fit": None}),
     }
     labelled = write_units(args.out, Labeller(layer_frames, kmeans.centroids), manifests, kmeans, settings)
-    _print(args, manifests, labelled, settings)
+    _print(args, manifests, labelled, settings, origin.sample_rate)
 
 
 def _read(args: argparse.Namespace) -> KMeans:
@@ -159,13 +160,18 @@ def _fit(args: argparse.Namespace, layer_frames: LayerFrames, origin: Origin) ->
 
 
 def _print(
-    args: argparse.Namespace, manifests: Sequence[Manifest], labelled: Sequence[Labelled], settings: Dict[str, Any]
+    args: argparse.Namespace,
+    manifests: Sequence[Manifest],
+    labelled: Sequence[Labelled],
+    settings: Dict[str, Any],
+    sample_rate: int,
 ) -> None:
     counts = np.sum([done.counts for done in labelled], axis=0)
     task = {
         "task.label_dir": str(args.out.resolve()),
         "task.labels": [LABEL_ENDING],
         "task.label_rate": settings["frames_per_second"],
+        "task.sample_rate": sample_rate,
     }
     if args.json:
         files = {label_file(manifest): done.describe() for manifest, done in zip(manifests, labelled)}
@@ -175,8 +181,9 @@ def _print(
     lines = [f"units       {settings['clusters']} of layer {args.layer} of {args.teacher}"]
     lines.append(f"k-means     {args.kmeans}" if args.kmeans else _describe_fit(settings["fit"]))
     lines += _describe(manifests, labelled, counts)
-    words = f"task.label_dir={task['task.label_dir']} task.labels=[{LABEL_ENDING}] task.label_rate="
-    print("\n".join([*lines, f"written to {args.out}: {words}{task['task.label_rate']:g}"]))
+    words = f"task.label_dir={task['task.label_dir']} task.labels=[{LABEL_ENDING}]"
+    words += f" task.label_rate={task['task.label_rate']:g} task.sample_rate={sample_rate}"
+    print("\n".join([*lines, f"written to {args.out}: {words}"]))
 
 
 def _describe_fit(facts: Dict[str, Any]) -> str:

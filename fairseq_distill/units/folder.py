@@ -95,6 +95,8 @@ def write_units(
                 (partial / SETTINGS).write_text(json.dumps(written, indent=1) + "\n")
                 for path in sorted(partial.iterdir(), key=lambda path: path.name == SETTINGS):
                     path.replace(out / path.name)
+    except BrokenPipeError:  # of the progress bar: what reads it has gone
+        raise
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error}") from error
     return labelled

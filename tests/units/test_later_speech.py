@@ -248,5 +248,6 @@ def test_json(made, tmp_path, capsys):
     assert found["labels"] == {"valid.km": {"rows": 8, "frames": len(labels.split()), "unreadable": 0, "too_short": 0}}
     assert found["counts"] == [labels.split().count(str(unit)) for unit in range(12)]
     assert found["kmeans"] == str(tmp_path / "u" / folder.KMEANS) and Path(found["kmeans"]).exists()
-    expected = {"task.label_dir": str(tmp_path / "u"), "task.labels": ["km"], "task.label_rate": 400.0}
+    expected = {"task.label_dir": str(tmp_path / "u"), "task.labels": ["km"]}
+    expected.update({"task.label_rate": 400.0, "task.sample_rate": 16_000})
     assert found["task"] == expected and (found["layer"], found["clusters"]) == (2, 12)
