@@ -21,7 +21,7 @@ from ..data.manifest import Manifest, read_manifest
 from ..encoder.model import SpeechEncoder
 from ..encoder.size import frame_rate
 from ..errors import UserError
-from ..layer_clusters.fingerprint import fingerprint_weights
+from ..layer_clusters.fingerprint import identify
 from ..units.fitting import MAX_FRAMES, fit_units
 from ..units.folder import KMEANS, LABEL_ENDING, check_folder, label_file, write_units
 from ..units.frames import LONGEST, LayerFrames
@@ -84,14 +84,22 @@ def run(args: argparse.Namespace) -> None:
     manifests = [read_manifest(path) for path in args.manifests]
     teacher = load_encoder(args.teacher)
     rate = frame_rate(teacher.cfg)
-    origin = _identify(args, teacher, rate)
+    _check_layer(args, teacher)
+    name = identify(args.teacher, teacher)
+    origin = Origin(
+        teacher=name["path"],
+        weights_sha256=name["weights_sha256"],
+        layer=args.layer,
+        normalize=teacher.normalize_input,
+        sample_rate=round(rate * teacher.cfg.frame_stride),
+    )
     if kmeans:
         kmeans = _bind(kmeans, args.kmeans, origin, teacher)
     check_folder(args.out, manifests, kmeans)
     layer_frames = LayerFrames(teacher, args.layer)
     kmeans = kmeans or _fit(args, layer_frames, origin)
     settings = {
-        "teacher": {"path": origin.teacher, "weights_sha256": origin.weights_sha256},
+        "teacher": name,
         "layer": args.layer,
         "clusters": len(kmeans.centroids),
         "frames_per_second": rate,
@@ -127,16 +135,9 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise UserError(f"--seed {args.seed}: must be from 0 to {2**32 - 1}")
 
 
-def _identify(args: argparse.Namespace, teacher: SpeechEncoder, rate: float) -> Origin:
+def _check_layer(args: argparse.Namespace, teacher: SpeechEncoder) -> None:
     if not 0 <= args.layer <= teacher.depth:
         raise UserError(f"--layer {args.layer}: {args.teacher} has layers 1 to {teacher.depth}, and 0 enters the first")
-    return Origin(
-        teacher=str(args.teacher),
-        weights_sha256=fingerprint_weights(teacher),
-        layer=args.layer,
-        normalize=teacher.normalize_input,
-        sample_rate=round(rate * teacher.cfg.frame_stride),
-    )
 
 
 def _bind(kmeans: KMeans, file: Path, origin: Origin, teacher: SpeechEncoder) -> KMeans:
