@@ -85,10 +85,10 @@ def run(args: argparse.Namespace) -> None:
     teacher = load_encoder(args.teacher)
     rate = frame_rate(teacher.cfg)
     _check_layer(args, teacher)
-    name = identify(args.teacher, teacher)
+    named = identify(args.teacher, teacher)
     origin = Origin(
-        teacher=name["path"],
-        weights_sha256=name["weights_sha256"],
+        teacher=named["path"],
+        weights_sha256=named["weights_sha256"],
         layer=args.layer,
         normalize=teacher.normalize_input,
         sample_rate=round(rate * teacher.cfg.frame_stride),
@@ -99,11 +99,11 @@ def run(args: argparse.Namespace) -> None:
     layer_frames = LayerFrames(teacher, args.layer)
     kmeans = kmeans or _fit(args, layer_frames, origin)
     settings = {
-        "teacher": name,
+        "teacher": named,
         "layer": args.layer,
         "clusters": len(kmeans.centroids),
         "frames_per_second": rate,
-        **(kmeans.made or {"seed": None, "fit": None}),
+        **{name: (kmeans.made or {}).get(name) for name in ("seed", "fit")},
     }
     labelled = write_units(args.out, Labeller(layer_frames, kmeans.centroids), manifests, kmeans, settings)
     _print(args, manifests, labelled, settings, origin.sample_rate)

@@ -37,7 +37,7 @@ class KMeans:
     Attributes:
         centroids: (units, width) float32, finite.
         origin: None where the file does not say it: centroids made elsewhere.
-        made: how, as plain values for units.json; empty where we did not make it.
+        made: how, "seed" and "fit" of units.json; None where we did not make it.
     """
 
     centroids: np.ndarray
