@@ -5,6 +5,8 @@ from typing import List
 
 from ..errors import UserError
 
+_BYTE_ORDER_MARK = "\ufeff"  # at the start, or inside, where files were put one behind the other
+
 
 def read_lines(path: Path, what: str = "", advice: str = "") -> List[str]:
     """The lines of a text file, without the spaces around them.
@@ -13,8 +15,8 @@ def read_lines(path: Path, what: str = "", advice: str = "") -> List[str]:
         UserError: it cannot be read; `what`, such as "the trials ", and `advice` are parts of the sentence.
     """
     try:
-        with open(path, encoding="utf-8-sig") as stream:  # with or without a byte order mark
-            return [line.strip() for line in stream]
+        with open(path, encoding="utf-8") as stream:
+            return [line.replace(_BYTE_ORDER_MARK, "").strip() for line in stream]
     except OSError as error:
         raise UserError(f"cannot read {what}{path}: {error.strerror}{advice}") from error
     except UnicodeDecodeError as error:

@@ -2,9 +2,10 @@
 
 import logging
 import os
-from typing import List, Sequence
+from typing import FrozenSet, List, Sequence, Tuple
 
 import numpy as np
+import torch
 from fairseq.data import Dictionary, data_utils
 from torch import Tensor
 
@@ -56,12 +57,18 @@ class UnitLabels:
             facts = np.array([(len(line), len(line.split())) for line in lines], dtype=np.int64).reshape(-1, 2)
         self._offsets = np.concatenate([[0], facts[:, 0].cumsum()])
         self.lengths = facts[:, 1]
+        self._left_out: FrozenSet[int] = frozenset()  # rows whose labels are another wave's
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, row: int) -> Tensor:
-        """Labels (frames,) of a row of the manifest, counted from 0, as long integers: symbols of the dictionary."""
+        """Labels (frames,) of a row of the manifest, counted from 0, as long integers: symbols of the dictionary.
+
+        There are none of a row that `check` left out.
+        """
+        if row in self._left_out:
+            return torch.zeros(0, dtype=torch.long)
         with open(self.path, "rb") as file:
             file.seek(self._offsets[row])
             line = file.read(self._offsets[row + 1] - self._offsets[row]).decode().strip()
@@ -87,13 +94,18 @@ class UnitLabels:
         """Compare with the manifest: `num_rows` in all, of which `rows`, of `sizes` samples, are used.
 
         Raises:
-            UserError: another number of rows, or over `max_broken` of the rows' labels are longer or shorter than their
-                waves by more than 0.1 s; fewer are logged.
+            UserError: another number of rows; what is no unit of the dictionary; or over `max_broken` of the rows'
+                labels are longer or shorter than their waves by more than 0.1 s. Fewer are logged, and left out: their
+                waves have no labels.
         """
         if len(self) != num_rows:
             raise UserError(
                 f"{self.path} has {len(self)} lines, {manifest_path} {num_rows} rows: label this manifest anew"
             )
+        self._compare_lengths(rows, sizes, max_broken)
+        self._check_units()
+
+    def _compare_lengths(self, rows: Sequence[int], sizes: Sequence[int], max_broken: float) -> None:
         difference = np.abs(self.lengths[rows] / self.rate - np.asarray(sizes) / self.sample_rate)
         wrong = [(int(rows[i]), int(sizes[i])) for i in np.flatnonzero(difference > _TOLERANCE).tolist()]
         if not wrong:
@@ -105,4 +117,22 @@ class UnitLabels:
         )
         if UnreadableLimit(len(rows), max_broken).is_exceeded(len(wrong)):
             raise UserError(f"{message}: label this manifest anew, with a teacher of the student's frame rate")
-        logger.warning(message)
+        self._left_out = frozenset(row for row, _ in wrong)
+        logger.warning(f"{message}: these rows' labels are left out")
+
+    def _check_units(self) -> None:
+        """Before training rather than in the middle of it: 0.15 s for a million frames."""
+        known = {symbol.encode() for symbol in self.dictionary.symbols[self.dictionary.nspecial :]}
+        found: List[Tuple[int, bytes]] = []
+        with open(self.path, "rb") as lines:
+            lines.seek(self._offsets[0])
+            for number, line in enumerate(lines, start=1):
+                units = line.split()
+                if not known.issuperset(units):
+                    found.append((number, next(unit for unit in units if unit not in known)))
+        if found:
+            shown = "; ".join(f"line {n}: {unit.decode('utf-8', 'replace')!r:.40}" for n, unit in found[:_SHOWN_ROWS])
+            raise UserError(
+                f"{self.path}: {len(found)} of {len(self)} lines hold what is no unit of the dictionary that came with "
+                f"it ({shown}): give the folder's own dictionary, or label this manifest anew"
+            )

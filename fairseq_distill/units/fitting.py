@@ -23,9 +23,9 @@ _SETTINGS = dict(batch_size=10_000, max_iter=100, n_init=20, tol=0.0, max_no_imp
 
 
 class Fit(NamedTuple):
-    """K-means, fitted, and what "fit" in units.json says of it: frames, their mean squared distance, and the speech."""
+    """Centroids (clusters, width) float32, and "fit" in units.json: frames, their mean squared distance, the speech."""
 
-    kmeans: MiniBatchKMeans
+    centroids: np.ndarray
     facts: Dict[str, Any]
 
 
@@ -47,7 +47,8 @@ def fit_units(layer_frames: LayerFrames, manifest: Union[str, Path], seconds: fl
     kmeans = MiniBatchKMeans(clusters, random_state=seed, **_SETTINGS).fit(frames)
     logger.info(f"k-means: done after {time.time() - started:.0f} s")
     inertia = float(kmeans.inertia_) / len(frames)
-    return Fit(kmeans, {"frames": len(frames), "inertia_per_frame": inertia, **sample.describe()})
+    centroids = np.asarray(kmeans.cluster_centers_, dtype=np.float32)
+    return Fit(centroids, {"frames": len(frames), "inertia_per_frame": inertia, **sample.describe()})
 
 
 def _gather_frames(layer_frames: LayerFrames, sample: SpeechSample, seconds: float, seed: int) -> np.ndarray:

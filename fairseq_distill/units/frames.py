@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..data.audio_file import BrokenAudio, Fault
 from ..encoder.conv_spec import count_frames
-from ..encoder.model import SpeechEncoder, normalize_wave
+from ..encoder.model import SpeechEncoder, normalize_wave, require
 from ..encoder.size import frame_rate
 
 # Attention's memory grows with the square of the length; the longest utterance of LibriSpeech (35 s) stays whole.
@@ -18,7 +18,8 @@ LONGEST = 40  # seconds
 class LayerFrames:
     """Call it with a wave (samples,) for its frames at one layer, chunk by chunk, each (frames, width) float32.
 
-    All chunks together have as many frames as the whole wave has. Frames of one chunk see nothing of another one.
+    All chunks together have as many frames as the whole wave has. Frames of one chunk see nothing of another one, and
+    those of a wave nothing of other waves: each goes alone, in full single precision.
 
     Args:
         encoder: as `load_encoder` gives it; moved to the GPU where there is one.
@@ -45,7 +46,13 @@ class LayerFrames:
             # the last chunk has the wave's rest, which makes no frame but counts in a group norm
             stop = len(wave) if end == frames else (end - 1) * cfg.frame_stride + cfg.shortest_wave
             chunk = wave[start * cfg.frame_stride : stop]
-            hidden = self.encoder.encode(chunk.unsqueeze(0).to(self.device), layers=[self.layer]).hidden[self.layer][0]
+            hidden = self._encode(chunk)
             if not torch.isfinite(hidden).all():
                 raise BrokenAudio(Fault.NOT_FINITE, f"the teacher makes hidden state {self.layer} of it not finite")
             yield hidden.cpu().numpy()
+
+    def _encode(self, chunk: Tensor) -> Tensor:
+        """The layer's frames (frames, width) of a chunk (samples,)."""
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):  # as the CPU computes
+            output = self.encoder.encode(chunk.unsqueeze(0).to(self.device), layers=[self.layer])
+        return require(output.hidden[self.layer])[0]

@@ -4,11 +4,10 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, List, Tuple, Union
+from typing import Dict, Iterator, List, Tuple, Union
 
 import numpy as np
 import torch
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,6 +17,7 @@ from ..data.unreadable import UnreadableFiles, UnreadableLimit
 from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..encoder.conv_spec import count_frames
 from .frames import LayerFrames
+from .kmeans import NearestUnit
 
 _THREADS = 4  # decode waves while the encoder computes
 _AHEAD = 8  # waves that wait for it
@@ -39,6 +39,15 @@ class Labelled:
     unreadable: UnreadableFiles
     too_short: int = 0
 
+    def describe(self) -> Dict[str, int]:
+        """Its figures, as plain values."""
+        return {
+            "rows": self.rows,
+            "frames": int(self.counts.sum()),
+            "unreadable": len(self.unreadable),
+            "too_short": self.too_short,
+        }
+
 
 class Labeller:
     """Writes label files.
@@ -48,12 +57,12 @@ class Labeller:
 
     Args:
         layer_frames: the teacher's layer.
-        kmeans: fitted on frames of that layer.
+        centroids: (units, width) float32, of frames of that layer.
     """
 
-    def __init__(self, layer_frames: LayerFrames, kmeans: MiniBatchKMeans):
+    def __init__(self, layer_frames: LayerFrames, centroids: np.ndarray):
         self.layer_frames = layer_frames
-        self.kmeans = kmeans
+        self.nearest = NearestUnit(centroids)
         self.cfg = layer_frames.encoder.cfg
         self.silence = int(
             np.bincount(self.label(torch.zeros(max(DEFAULT_SAMPLE_RATE, self.cfg.shortest_wave)))).argmax()
@@ -61,7 +70,7 @@ class Labeller:
 
     def label(self, wave: Tensor) -> np.ndarray:
         """Units (frames,) of a wave (samples,); raises BrokenAudio where the layer is not finite."""
-        return np.concatenate([self.kmeans.predict(frames) for frames in self.layer_frames(wave)])
+        return np.concatenate([self.nearest(frames) for frames in self.layer_frames(wave)])
 
     def write(self, manifest: Manifest, path: Path) -> Labelled:
         """Label every row of a manifest; progress is on stderr.
@@ -71,7 +80,7 @@ class Labeller:
         """
         rows = len(manifest.paths)
         unreadable = UnreadableFiles(manifest, UnreadableLimit(rows))
-        done = Labelled(rows, np.zeros(self.kmeans.n_clusters, dtype=np.int64), unreadable)
+        done = Labelled(rows, np.zeros(self.nearest.units, dtype=np.int64), unreadable)
         waves = self._read_ahead(manifest)
         with open(path, "w") as file:
             for row, wave in tqdm(waves, total=rows, desc=f"units of {manifest.file}", unit="utterance", mininterval=1):

@@ -27,7 +27,7 @@ def write_ramps(folder, lengths=LENGTHS):
         soundfile.write(folder / f"ramp{index}.wav", np.arange(length, dtype=np.int16), RATE)
         rows.append((f"ramp{index}.wav", length))
     write_labels(folder, [count_frames(length, LAYERS) for length in lengths])
-    (folder / "dict.km.txt").write_text("".join(f"{unit} 1\n" for unit in range(100)))
+    (folder / "dict.km.txt").write_text("".join(f"{unit} 1\n" for unit in range(200)))
     return rows
 
 
@@ -141,6 +141,41 @@ def test_labels_of_another_manifest_or_rate_are_refused(tmp_path, caplog):
     dataset = build(tmp_path, rows, max_broken=0.25)
     assert "1 of 4 rows" in caplog.text and "line 2: 101 labels, 30000 samples" in caplog.text
     assert dataset.labels.lengths.tolist()[1] == lengths[1] + 8
+
+
+def test_labels_that_are_of_another_wave_are_left_out_and_their_wave_is_not(tmp_path, caplog):
+    rows = write_ramps(tmp_path)
+    lengths = [count_frames(length, LAYERS) for length in LENGTHS]
+    write_labels(tmp_path, [lengths[0], 0, lengths[2] + 6, lengths[3]])
+    dataset = build(tmp_path, rows, max_broken=0.5)
+    assert "2 of 4 rows" in caplog.text and "these rows' labels are left out" in caplog.text
+    batch = dataset.collater([dataset[i] for i in range(4)])
+    found = {int(i): frames for i, (_, _, frames) in zip(batch["id"], read_times(batch, dataset))}
+    assert [sum(frame >= 0 for frame in found[i]) for i in range(4)] == [lengths[0], 0, 0, lengths[3]]
+    assert batch["net_input"]["source"].std(1).min() > 0, "the waves are there"
+    batch = dataset.collater([dataset[1]])
+    assert batch["target_list"][0].tolist() == [[dataset.labels.dictionary.pad()] * lengths[1]]
+
+
+@pytest.mark.parametrize("word", ["x", "200", "<pad>", "<unk>", "\ufeff0", "1\u00a02", "-1"])
+def test_what_is_no_unit_is_counted_before_training(tmp_path, word):
+    rows = write_ramps(tmp_path)
+    lines = (tmp_path / "train.km").read_text().splitlines()
+    lines[1], lines[3] = f"{lines[1]} {word}", f"{word} {lines[3]}"
+    (tmp_path / "train.km").write_text("\n".join(lines) + "\n")
+    with pytest.raises(
+        UserError, match="train.km: 2 of 4 lines hold what is no unit .*line 2: .*; line 4: "
+    ) as refused:
+        build(tmp_path, rows)
+    assert repr(word) in str(refused.value)
+
+
+def test_bytes_that_are_no_text_are_no_unit(tmp_path):
+    rows = write_ramps(tmp_path)
+    with open(tmp_path / "train.km", "r+b") as file:
+        file.write(b"\xff")
+    with pytest.raises(UserError, match="train.km: 1 of 4 lines hold what is no unit"):
+        build(tmp_path, rows)
 
 
 def test_missing_files_and_unknown_units_are_named(tmp_path):

@@ -90,7 +90,7 @@ def test_every_frame_has_the_nearest_centre_of_its_layer(made):
     assert facts["fit"]["samples_sha256"] == sample.fingerprint and facts["fit"]["frames"] == len(fitted)
     written = [len((out / name).read_text().split()) for name in ("train.km", "valid.km")]
     assert [row["frames"] for row in facts["manifests"]] == written
-    assert {path.name for path in out.iterdir()} == {"train.km", "valid.km", "dict.km.txt", "units.json"}
+    assert {path.name for path in out.iterdir()} == {"train.km", "valid.km", "dict.km.txt", "units.json", "kmeans.npz"}
 
 
 def test_stock_fairseq_reads_them_without_a_complaint(made, caplog):
@@ -114,7 +114,7 @@ def test_a_seed_gives_the_same_files_and_another_one_others(made, tmp_path, caps
     teacher, data, out = made
     run(teacher, data, tmp_path / "again")
     run(teacher, data, tmp_path / "other", "--seed", 1)
-    for name in ("train.km", "valid.km", "dict.km.txt", "units.json"):
+    for name in ("train.km", "valid.km", "dict.km.txt", "units.json", "kmeans.npz"):
         assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
     assert (tmp_path / "other" / "train.km").read_bytes() != (out / "train.km").read_bytes()
     shown = capsys.readouterr().out
@@ -179,10 +179,11 @@ def test_an_unreadable_row_keeps_its_line_and_two_stop_without_a_trace(tmp_path,
 def test_silence_is_the_unit_of_silence(made):
     teacher, data, _ = made
     layer_frames = LayerFrames(load_encoder(teacher), 2)
-    labeller = Labeller(layer_frames, fit_units(layer_frames, data / "train.tsv", 2.0, 12, 0).kmeans)
+    centroids = fit_units(layer_frames, data / "train.tsv", 2.0, 12, 0).centroids
+    labeller = Labeller(layer_frames, centroids)
     with torch.no_grad():
         silence = layer_frames.encoder(torch.zeros(1, 16_000)).hidden[2][0]
-    units = torch.cdist(silence, torch.from_numpy(labeller.kmeans.cluster_centers_)).argmin(1)
+    units = torch.cdist(silence, torch.from_numpy(centroids)).argmin(1)
     assert labeller.silence == units.mode().values
 
 
