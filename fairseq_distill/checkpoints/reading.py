@@ -99,7 +99,12 @@ def load_encoder(path: PathLike) -> SpeechEncoder:
     Raises:
         UserError: the file cannot be read or is refused, its architecture is unknown, a weight is missing or misshapen.
     """
-    checkpoint = read_checkpoint(path)
+    return build_encoder(read_checkpoint(path))
+
+
+def build_encoder(checkpoint: EncoderCheckpoint) -> SpeechEncoder:
+    """`load_encoder` of a checkpoint that has been read."""
+    path = checkpoint.path
     try:
         with torch.device("meta"), _NoInitialization():  # neither memory nor time for what the file is about to give
             encoder = SpeechEncoder(checkpoint.config)
@@ -129,7 +134,7 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
             f"{path} is no fairseq or WavLM checkpoint, which holds 'model' with 'cfg' or 'args'; this one {found}"
         )
     try:
-        weights, others = _collect_tensors(state["model"])
+        weights, others = collect_tensors(state["model"])
         settings, weights = _find_settings(path, state, weights)
         model, task = _split(settings)
         name = _find_name(path, model, weights)
@@ -171,7 +176,7 @@ def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tup
     return {key: theirs[key] for key in wanted}, [f"{module} ({n})" for module, n in sorted(left_out.items())]
 
 
-def _collect_tensors(model: Mapping) -> Tuple[Dict[str, Tensor], Dict[str, int]]:
+def collect_tensors(model: Mapping) -> Tuple[Dict[str, Tensor], Dict[str, int]]:
     """(tensors by name, number of tensors of each entry that is no tensor but a collection of them)."""
     # without what a pickle may hang on a tensor: hooks, attributes
     weights = {_rename(str(key)): value.detach() for key, value in model.items() if isinstance(value, Tensor)}
