@@ -69,7 +69,7 @@ def read_ctc(path: PathLike, pretrained: Optional[PathLike] = None) -> CtcCheckp
 
     Args:
         path: its file.
-        pretrained: the file that it was fine-tuned from, where it lacks the settings of its encoder; not read otherwise.
+        pretrained: the file that it was fine-tuned from; read only where it lacks the settings of its encoder.
 
     Raises:
         UserError: the file cannot be read or is refused, or it is no CTC model of fairseq's form; the message names
@@ -134,12 +134,15 @@ def _read_encoder(
 
 
 def _build_output(path: PathLike, weights: Mapping[str, Tensor], width: int) -> nn.Linear:
-    weight, bias = weights.get(f"{_OUTPUT}weight"), weights.get(f"{_OUTPUT}bias")
-    if weight is None or bias is None or weight.dim() != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
-        shapes = {key: tuple(value.shape) for key, value in weights.items() if key.startswith(_OUTPUT)}
-        raise UserError(f"{path}: the output layer must have a weight (tokens, {width}) and a bias, but has {shapes}")
-    output = nn.Linear(width, len(weight))
-    output.load_state_dict({"weight": weight, "bias": bias})
+    parts = {key[len(_OUTPUT) :]: value for key, value in weights.items() if key.startswith(_OUTPUT)}
+    shapes = {name: tuple(value.shape) for name, value in parts.items()}
+    tokens = (shapes.get("bias") or (0,))[0]
+    if shapes != {"weight": (tokens, width), "bias": (tokens,)}:
+        raise UserError(
+            f"{path}: its output layer {_OUTPUT}* must have a weight (tokens, {width}) and a bias, but has {shapes}"
+        )
+    output = nn.Linear(width, tokens)
+    output.load_state_dict(parts)
     return output
 
 

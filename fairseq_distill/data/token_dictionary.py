@@ -26,7 +26,7 @@ class TokenDictionary(NamedTuple):
 
     @property
     def blanks(self) -> FrozenSet[int]:
-        """Numbers that stand for no token: `<s>`, and `<ctc_blank>` where there is one, which fairseq's decoders take."""
+        """Numbers that stand for no token: `<s>`, and `<ctc_blank>`, which fairseq's decoders take if it is there."""
         return frozenset([self.bos, *(n for n, symbol in enumerate(self.symbols) if symbol == CTC_BLANK)])
 
 

@@ -1,4 +1,4 @@
-"""Speech recognition by a model that fairseq fine-tuned by CTC: greedy decoding, unit, word and character error rates."""
+"""Speech recognition by a model that fairseq fine-tuned by CTC: greedy decoding; errors in units, words, characters."""
 
 import time
 from functools import partial
@@ -83,9 +83,10 @@ def evaluate_ctc(
         raise UserError(f"{file} is empty: without references there is no error rate")
     references = read_references(tokens, labels, recogniser.dictionary.symbols, recogniser.marks)
     if references.units and not references.known:
+        some = " ".join(recogniser.dictionary.symbols[4:8])
         raise UserError(
-            f"no token of {file} is in the dictionary of {checkpoint} ({', '.join(recogniser.dictionary.symbols[4:8])}, "
-            f"...), which was trained on {recogniser.labels}: give transcripts in its tokens (--labels)"
+            f"no token of {file} is in the dictionary of {checkpoint} ({some} ...), which was trained on "
+            f"{recogniser.labels}: give transcripts in its tokens (--labels)"
         )
     utterances, skipped = recognise(recogniser, manifest, references.rows)
     if not utterances:

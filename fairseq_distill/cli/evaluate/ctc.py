@@ -19,9 +19,10 @@ EPILOG = """\
 MANIFESTS is a folder with fairseq's audio manifest SPLIT.tsv (the audio root, then PATH<TAB>SAMPLES a line) and its
 transcripts in the same order, SPLIT.LABELS, tokens with spaces between them: .ltr, .phn, .spm or whatever ending CKPT
 was trained on (--labels chooses another); an empty line skips its utterance. Units are these tokens: letters, phonemes,
-characters, pieces. Words are counted where they are marked: | between words of letters, \u2581 before the first piece of
-a word, @@ behind pieces that go on, or the words of .wrd. Files that cannot be used are counted; more than 1 % of the
-split, rounded up to whole files, stops the command. `fairseq-distill manifest librispeech` writes such a folder.
+characters, pieces. Words are counted where they are marked: by | between words of letters, by \u2581 before the first
+piece of a word, by @@ behind pieces that go on; or they are the tokens of .wrd. Files that cannot be used are counted;
+more than 1 % of the split, rounded up to whole files, stops the command. `fairseq-distill manifest librispeech` writes
+such a folder.
 
 The tokens of CKPT's outputs stand inside it or in MANIFESTS/dict.LABELS.txt (released wav2vec 2.0), or are given by
 --dict. What fairseq's task hubert_pretraining fine-tuned lacks the encoder's settings: --pretrained gives them.
