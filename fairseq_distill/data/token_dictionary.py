@@ -57,8 +57,9 @@ def restore_dictionary(fields: Mapping[str, Any], source: Any) -> TokenDictionar
         UserError: they are not those of a dictionary.
     """
     symbols = fields.get("symbols")
-    numbers = [fields.get(name, default) for name, default in (("bos_index", 0), ("eos_index", 2))]
-    sound = isinstance(symbols, list) and all(isinstance(symbol, str) for symbol in symbols)
-    if not sound or not all(isinstance(number, int) and 0 <= number < len(symbols) for number in numbers):
+    symbols = symbols if isinstance(symbols, list) else []
+    bos, eos = fields.get("bos_index", 0), fields.get("eos_index", 2)
+    numbers = range(len(symbols))
+    if bos not in numbers or eos not in numbers or not all(isinstance(symbol, str) for symbol in symbols):
         raise UserError(f"the dictionary inside {source} is damaged: give its text file (--dict)")
-    return TokenDictionary(symbols, *numbers)
+    return TokenDictionary(symbols, bos, eos)

@@ -15,7 +15,7 @@ from ..data.token_dictionary import TokenDictionary, read_dictionary
 from ..data.waves import process_waves
 from ..errors import UserError
 from .bootstrap import DRAWS, SEED, ratio_interval
-from .transcripts import Utterance, find_marks, join_words, read_references
+from .transcripts import Reference, Utterance, find_marks, join_words, read_references
 
 # each rate: what is counted, and its errors
 RATES = {
@@ -82,7 +82,7 @@ def evaluate_ctc(
     if not any(tokens):
         raise UserError(f"{file} is empty: without references there is no error rate")
     references = read_references(tokens, labels, recogniser.dictionary.symbols, recogniser.marks)
-    if references.units and not references.known:
+    if not references.any_known:
         some = " ".join(recogniser.dictionary.symbols[4:8])
         raise UserError(
             f"no token of {file} is in the dictionary of {checkpoint} ({some} ...), which was trained on "
@@ -99,7 +99,7 @@ def evaluate_ctc(
         "utterances": len(utterances),
         "skipped": skipped,
         "unit": references.unit,
-        "unknown_units": references.units - references.known,
+        "unknown_units": sum(utterance.unknown_units for utterance in utterances),
         **count_errors(utterances),
         "bootstrap": {"draws": DRAWS, "seed": SEED},
     }
@@ -154,7 +154,7 @@ def load_recogniser(
 
 
 def recognise(
-    recogniser: Recogniser, manifest: Manifest, references: List[Optional[Any]]
+    recogniser: Recogniser, manifest: Manifest, references: List[Optional[Reference]]
 ) -> Tuple[List[Utterance], Dict[str, int]]:
     """Recognise each utterance that has a reference, alone: padding would change a group-norm extractor's statistics.
 
@@ -166,10 +166,10 @@ def recognise(
     Raises:
         UserError: over 1 % of the files cannot be used.
     """
-    rows = [row for row, reference in enumerate(references) if reference is not None]
+    said = {row: reference for row, reference in enumerate(references) if reference is not None}
     decode_wave = partial(decode, recogniser)
     shortest = recogniser.model.encoder.cfg.shortest_wave
-    found, unreadable = process_waves(manifest, rows, shortest, decode_wave, "recognising")
+    found, unreadable = process_waves(manifest, list(said), shortest, decode_wave, "recognising")
     unreadable.log()
     symbols, eos, marks = recogniser.dictionary.symbols, recogniser.dictionary.eos, recogniser.marks
     utterances = []
@@ -177,8 +177,8 @@ def recognise(
         # as fairseq: </s> counts among units, and is no part of a text
         text = join_words([symbols[number] for number in numbers if number != eos], marks) if marks else None
         units = [symbols[number] for number in numbers]
-        utterances.append(Utterance(manifest.paths[row], references[row], units, text))
-    return utterances, {"unreadable": len(unreadable), "unlabelled": len(references) - len(rows)}
+        utterances.append(Utterance(manifest.paths[row], said[row], units, text))
+    return utterances, {"unreadable": len(unreadable), "unlabelled": len(references) - len(said)}
 
 
 @torch.inference_mode()

@@ -44,11 +44,13 @@ class Reference(NamedTuple):
         units: the tokens to compare; None where the file's are not those of the model.
         text: the words; None where they are not marked.
         is_spelled: the text consists of characters, which can be compared.
+        unknown: number of units that the model's dictionary has not.
     """
 
     units: Optional[List[str]]
     text: Optional[str]
     is_spelled: bool
+    unknown: int = 0
 
 
 class References(NamedTuple):
@@ -58,14 +60,12 @@ class References(NamedTuple):
         rows: by row of the manifest; None where the line is empty.
         unit: what units are: letters, pieces, subwords or words; characters or tokens where words are not marked;
             None where the file has not the model's.
-        units: number of units.
-        known: number of those that are in the model's dictionary.
+        any_known: some unit is in the model's dictionary, or there are none.
     """
 
     rows: List[Optional[Reference]]
     unit: Optional[str]
-    units: int
-    known: int
+    any_known: bool
 
 
 def read_references(
@@ -83,17 +83,16 @@ def read_references(
         marks: of the model, see `find_marks`.
     """
     theirs = find_marks((token for line in lines for token in line), labels)
+    rows = [_read_line(line, theirs, marks) for line in lines]
+    units = {unit for row in rows if row for unit in row.units or ()}
+    known = units.intersection(symbols)
+    rows = [row and row._replace(unknown=sum(unit not in known for unit in row.units or ())) for row in rows]
+    return References(rows, _name_units(units, theirs if marks is None else marks), bool(known) or not units)
+
+
+def _read_line(line: List[str], theirs: Optional[str], marks: Optional[str]) -> Optional[Reference]:
     if theirs is None or marks is None:
-        rows = [Reference(line, None, False) if line else None for line in lines]
-    else:
-        rows = [_read_words(line, theirs, marks) for line in lines]
-    units = [unit for row in rows if row and row.units for unit in row.units]
-    known = set(symbols)
-    name = _name_units(set(units), theirs if marks is None else marks)
-    return References(rows, name, len(units), sum(unit in known for unit in units))
-
-
-def _read_words(line: List[str], theirs: str, marks: str) -> Optional[Reference]:
+        return Reference(line, None, False) if line else None
     text = join_words(line, theirs)
     if not text:
         return None
@@ -127,7 +126,7 @@ class Utterance:
 
     def __init__(self, path: str, reference: Reference, units: List[str], text: Optional[str]):
         self.path = path
-        said, self.hypothesis = reference.text, " ".join(units)
+        said, self.hypothesis, self.unknown_units = reference.text, " ".join(units), reference.unknown
         self.units, self.unit_errors = _compare(units, reference.units)
         words = None if said is None else said.split()
         self.words, self.word_errors = _compare((text or "").split(), words)

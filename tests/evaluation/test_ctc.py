@@ -113,11 +113,8 @@ def write_letters(folder):
     return folder
 
 
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory):
-    """(checkpoint, data) of a student that ctc_letters fine-tunes for a few updates; its own file is deleted."""
-    folder = tmp_path_factory.mktemp("ctc")
-    data = write_letters(folder / "data")
+def fine_tune(folder, data, updates, **changes):
+    """Fine-tune a student by ctc_letters with settings changed; (last checkpoint, logs); the student is deleted."""
     teacher = read_checkpoint(write_teacher(folder))
     weights = {key: value for key, value in teacher.weights.items() if not key.startswith(("final_proj", "label_embs"))}
     save_pruned(folder / "student.pt", teacher, PrunedEncoder(teacher.config, weights))
@@ -128,18 +125,28 @@ def tuned(tmp_path_factory):
         "model.mask_channel_length": 8,
         "dataset.max_tokens": 20_000,
         "dataset.num_workers": 0,
-        "optimization.max_update": 6,
+        "optimization.max_update": updates,
         "optimization.update_freq": "[1]",
         "optimization.lr": "[0.003]",
         "common.log_interval": 1,
         "common.tensorboard_logdir": "null",
         "hydra.run.dir": folder / "run",
+        **{key.replace("__", "."): value for key, value in changes.items()},
     }
     _, logs = run(command(find_recipes("finetune"), "ctc_letters", settings))
-    assert [name for name, _ in logs].count("train_inner") == 6 and any("valid_wer" in values for _, values in logs)
     (folder / "student.pt").unlink()
+    return folder / "run" / "checkpoints" / "checkpoint_last.pt", logs
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """(checkpoint, data) of a student that ctc_letters fine-tunes for a few updates; its own file is deleted."""
+    folder = tmp_path_factory.mktemp("ctc")
+    data = write_letters(folder / "data")
+    checkpoint, logs = fine_tune(folder, data, updates=6)
+    assert [name for name, _ in logs].count("train_inner") == 6 and any("valid_wer" in values for _, values in logs)
     (data / "dict.ltr.txt").unlink()  # the checkpoint has its own
-    return folder / "run" / "checkpoints" / "checkpoint_last.pt", data
+    return checkpoint, data
 
 
 def test_the_recipe_makes_a_model_that_is_recognised_with(tuned, capsys):
@@ -237,6 +244,27 @@ def test_checkpoints_that_recognise_nothing_are_refused(tuned, tmp_path):
         load_recogniser(tmp_path / "bare.pt", data)
     (tmp_path / "dict.ltr.txt").write_text("".join(f"{letter} 1\n" for letter in "ENO|"))
     assert len(load_recogniser(tmp_path / "bare.pt", tmp_path).dictionary.symbols) == 8
+
+
+@pytest.mark.parametrize(
+    "labels, tokens, unit", [("phn", ["sil", "ah", "f"], "tokens"), ("char", "今天气", "characters")]
+)
+def test_the_recipe_takes_labels_of_any_ending(labels, tokens, unit, tmp_path, capsys):
+    """Phonemes and characters, whose best checkpoint is chosen by the unit error rate."""
+    data = write_data(tmp_path / "data")
+    lines = [" ".join(tokens) if n % 2 else tokens[0] for n in range(8)]
+    for split in ("train", "valid"):
+        (data / f"{split}.{labels}").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    text = "".join(f"{token} 1\n" for token in tokens)
+    (data / f"dict.{labels}.txt").write_text(text, encoding="utf-8")
+    settings = {"task__labels": labels, "criterion__post_process": "none", "checkpoint__best_checkpoint_metric": "uer"}
+    checkpoint, logs = fine_tune(tmp_path, data, updates=2, **settings)
+    assert any("valid_uer" in values for _, values in logs)
+    assert checkpoint.with_name("checkpoint_best.pt").is_file()
+    assert main(["evaluate", "ctc", str(checkpoint), "--data", str(data), "--split", "valid", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["labels"], result["unit"], result["units"], result["wer"]) == (labels, unit, 16, None)
+    assert result["unknown_units"] == 0 and result["uer"] > 0
 
 
 def test_both_recipes_differ_in_their_units_alone():

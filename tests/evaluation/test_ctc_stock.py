@@ -1,11 +1,13 @@
 """Error rates of fine-tuned models of each era, beside the stock network's own scores and the textbook's distance."""
 
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from omegaconf import OmegaConf
 
 from fairseq_distill.cli.main import main
 from fairseq_distill.errors import UserError
@@ -125,3 +127,22 @@ def test_settings_that_the_file_lacks_are_the_pretrained_ones(speech, tmp_path, 
     other = layouts.write_hubert(tmp_path / "other.pt", layouts.build_hubert(encoder_layers=2))
     with pytest.raises(UserError, match="bare.pt: the weights do not fit the settings of hubert: .*layers.2"):
         load_recogniser(bare, data, pretrained=other)
+
+
+@pytest.mark.parametrize("holder", ["DictConfig", "Namespace", "DictConfig in args"])
+def test_settings_of_the_pretrained_model_are_read_from_any_holder(holder, tmp_path):
+    tuned = FineTuned("wav2vec2 large", [*"ENO|"], task="audio_pretraining")
+    write = tuned.write_argparse if holder.endswith("args") else tuned.write_hydra
+    state = torch.load(write(tmp_path / "a.pt"), weights_only=False)
+    if holder == "DictConfig":
+        state["cfg"] = OmegaConf.create(state["cfg"])
+    elif holder == "Namespace":
+        inner = state["cfg"]["model"]["w2v_args"]
+        state["cfg"]["model"]["w2v_args"] = Namespace(**{**inner["model"], "arch": "wav2vec2", "normalize": True})
+    else:
+        state["args"].w2v_args = OmegaConf.create(tuned.w2v_args())
+    torch.save(state, tmp_path / "a.pt")
+    tuned.dictionary.save(str(tmp_path / "dict.ltr.txt"))
+    recogniser = load_recogniser(tmp_path / "a.pt", tmp_path)
+    found = [recogniser.dictionary.symbols[number] for number in decode(recogniser, make_noise(9000))]
+    assert found == tuned.recognise(make_noise(9000)) and found

@@ -38,12 +38,13 @@ def read(lines, labels="ltr", symbols=LETTERS):
 def test_empty_lines_and_lines_without_words_are_no_references():
     found = read(["C A T |", "", "| |", "A |"])
     assert [row and row.text for row in found.rows] == ["CAT", None, None, "A"]
-    assert (found.unit, found.units, found.known) == ("letters", 6, 6)
+    assert [row and len(row.units) for row in found.rows] == [4, None, None, 2]
+    assert (found.unit, found.any_known) == ("letters", True)
 
 
 def test_units_that_the_model_has_not_are_counted():
-    found = read(["C A N |", "Q U A |"])
-    assert (found.units, found.known) == (8, 5)
+    assert [row.unknown for row in read(["C A N |", "Q U A |"]).rows] == [1, 2]
+    assert read(["s ih", "s"], "phn").any_known is False
 
 
 @pytest.mark.parametrize("labels, line", [("wrd", "A CAT"), ("spm", "\u2581A \u2581C A T"), ("bpe", "A C@@ A@@ T")])
@@ -54,12 +55,12 @@ def test_words_of_another_kind_are_spelled_for_a_model_of_letters(labels, line):
 
 def test_words_of_another_kind_have_no_units_for_a_model_of_pieces():
     found = read(["C A T |"], symbols=["<s>", "\u2581C", "AT"])
-    assert found.rows[0].units is None and found.rows[0].text == "CAT" and found.unit is None and found.units == 0
+    assert found.rows[0].units is None and found.rows[0].text == "CAT" and (found.unit, found.any_known) == (None, True)
 
 
 def test_units_alone_are_compared_where_one_marks_no_words():
     found = read(["A B", "C |"], symbols=["<s>", "A", "B", "C"])
-    assert [row.text for row in found.rows] == [None, None] and (found.units, found.known) == (4, 3)
+    assert [(row.text, row.unknown) for row in found.rows] == [(None, 0), (None, 1)]
     found = read(["今 天"], symbols=["<s>", "今", "天", "|"])  # a dictionary with | and transcripts without
     assert found.rows[0].units == ["今", "天"] and found.rows[0].text is None and found.unit == "characters"
 
