@@ -1,5 +1,6 @@
 """Transcripts as tokens: where words begin or end in them, and how far two transcripts are apart."""
 
+import unicodedata
 from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from fairseq.data.data_utils import post_process
@@ -96,7 +97,7 @@ def _read_line(line: List[str], theirs: Optional[str], marks: Optional[str]) -> 
     text = join_words(line, theirs)
     if not text:
         return None
-    is_spelled = theirs != LETTERS or all(len(token) == 1 for token in line)
+    is_spelled = theirs != LETTERS or all(map(_is_letter, line))
     units: Optional[List[str]] = line
     if theirs != marks:
         units = [*text.replace(" ", "|"), "|"] if marks == LETTERS else None
@@ -106,10 +107,14 @@ def _read_line(line: List[str], theirs: Optional[str], marks: Optional[str]) -> 
 def _name_units(units: Set[str], marks: Optional[str]) -> Optional[str]:
     if not units:
         return None
-    single = all(len(unit) == 1 for unit in units)
-    if marks == LETTERS or marks is None:
-        return "tokens" if not single else "letters" if "|" in units else "characters"
-    return _NAMES[marks]
+    if marks in _NAMES:
+        return _NAMES[marks]
+    return "tokens" if not all(map(_is_letter, units)) else "letters" if "|" in units else "characters"
+
+
+def _is_letter(token: str) -> bool:
+    """Whether a token is one character, with its marks, or a sign such as <unk>."""
+    return token.startswith("<") or sum(unicodedata.category(character)[0] != "M" for character in token) <= 1
 
 
 class Utterance:

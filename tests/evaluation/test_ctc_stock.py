@@ -9,13 +9,14 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
+from fairseq_distill.checkpoints.reading import load_encoder
 from fairseq_distill.cli.main import main
 from fairseq_distill.errors import UserError
 from fairseq_distill.evaluation.ctc import decode, load_recogniser
 
 from ..builders import LARGE, write_data
 from ..checkpoints import layouts
-from ..checkpoints.ctc_layouts import PRETRAINED, FineTuned, make_noise
+from ..checkpoints.ctc_layouts import PRETRAINED, FineTuned, make_dictionary, make_noise
 from .edits import count_edits
 
 # ending, tokens, what units are called, and where a word ends or begins
@@ -94,6 +95,27 @@ def test_every_family_decodes_as_stock_does(kind, blank, tmp_path):
     waves = [make_noise(), make_noise(4001), make_noise()[: recogniser.model.encoder.cfg.shortest_wave]]
     found = [[recogniser.dictionary.symbols[number] for number in decode(recogniser, wave)] for wave in waves]
     assert found == [tuned.recognise(wave) for wave in waves] and len(set(found[0])) > 5
+
+
+def test_wavlm_inside_wav2vec_ctc_is_read(tmp_path):
+    """fairseq has no WavLM to compare with: by an encoder of its own and the output layer."""
+    weights = layouts.make_wavlm_state(large=False)
+    path = layouts.write_wavlm(tmp_path / "wavlm.pt", weights)
+    settings = {**torch.load(path)["cfg"], "_name": "wavlm"}
+    output = torch.nn.Linear(48, 8)
+    for parameter in output.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(3))
+    model = {"_name": "wav2vec_ctc", "w2v_args": {"model": settings, "task": {"normalize": False}}}
+    parts = {"w2v_encoder.proj": output.state_dict(), "w2v_encoder.w2v_model": weights}
+    state = {f"{part}.{key}": value for part, entries in parts.items() for key, value in entries.items()}
+    cfg = {"model": model, "task": {"_name": "audio_finetuning", "labels": "ltr", "normalize": True}}
+    layouts.write_fairseq(tmp_path / "a.pt", state, cfg=cfg, task_state={"target_dictionary": make_dictionary("ENO|")})
+    recogniser = load_recogniser(tmp_path / "a.pt", tmp_path)
+    encoder, wave = load_encoder(path), make_noise(9000)
+    with torch.no_grad():
+        best = output(encoder(torch.nn.functional.layer_norm(wave, wave.shape)[None]).x)[0].argmax(-1).tolist()
+    kept = [token for n, token in enumerate(best) if token and (n == 0 or token != best[n - 1])]
+    assert decode(recogniser, wave) == kept and len(set(kept)) > 1
 
 
 def test_weights_of_the_blank_change_what_is_found(tmp_path):

@@ -65,6 +65,12 @@ def test_units_alone_are_compared_where_one_marks_no_words():
     assert found.rows[0].units == ["今", "天"] and found.rows[0].text is None and found.unit == "characters"
 
 
+def test_letters_may_carry_marks_and_stand_beside_signs():
+    found = read(["क् या | <noise> |"], symbols=["<s>", "क्", "या", "|"])
+    assert (found.rows[0].is_spelled, found.unit) == (True, "letters")
+    assert read(["क् ष"], symbols=["<s>", "क्", "ष"]).unit == "characters"
+
+
 def test_pronunciations_have_words_but_no_characters():
     found = read(["k ae t | s ih h t |"], "phn", ["<s>", "k", "ae", "t", "s", "ih", "|"])
     assert (found.rows[0].text, found.rows[0].is_spelled, found.unit) == ("kaet sihht", False, "tokens")
