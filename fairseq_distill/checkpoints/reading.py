@@ -141,7 +141,7 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
             f"{path} is no fairseq or WavLM checkpoint, which holds 'model' with 'cfg' or 'args'; this one {found}"
         )
     try:
-        weights, others = _collect_tensors(state["model"])
+        weights, others = collect_tensors(state["model"])
         settings, weights = _find_settings(path, state, weights)
         model, task = _split(settings)
         name = _find_name(path, model, weights)
@@ -186,7 +186,7 @@ def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tup
     return {key: theirs[key] for key in wanted}, [f"{module} ({n})" for module, n in sorted(left_out.items())]
 
 
-def _collect_tensors(model: Mapping) -> Tuple[Dict[str, Tensor], Dict[str, int]]:
+def collect_tensors(model: Mapping) -> Tuple[Dict[str, Tensor], Dict[str, int]]:
     """(tensors by name, number of tensors of each entry that is no tensor but a collection of them)."""
     # without what a pickle may hang on a tensor: hooks, attributes
     weights = {_rename(str(key)): value.detach() for key, value in model.items() if isinstance(value, Tensor)}

@@ -23,13 +23,13 @@ def read_lines(path: Path, what: str = "", advice: str = "") -> List[str]:
         raise UserError(f"{path} is not UTF-8 text: {error}") from error
 
 
-def read_labels(path: Path, rows: int) -> List[str]:
-    """Labels of a manifest's `rows` utterances, "" where a line is empty.
+def read_labels(path: Path, rows: int, option: str = "--label") -> List[str]:
+    """Labels of a manifest's `rows` utterances, "" where a line is empty; `option` of the command chooses the file.
 
     Raises:
         UserError: the file cannot be read, or its number of lines is not the manifest's number of utterances.
     """
-    advice = f"; it should hold one label a line, in the order of {path.stem}.tsv (--label chooses the ending)"
+    advice = f"; it should hold one label a line, in the order of {path.stem}.tsv ({option} chooses the ending)"
     labels = read_lines(path, "the labels ", advice)
     if len(labels) != rows:
         raise UserError(

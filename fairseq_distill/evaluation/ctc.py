@@ -1,70 +1,57 @@
-"""Speech recognition by a model that fairseq fine-tuned by CTC: greedy decoding, word and character error rates."""
+"""Speech recognition by a model that fairseq fine-tuned by CTC: greedy decoding; errors in units, words, characters."""
 
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from fairseq import checkpoint_utils
-from fairseq.data import Dictionary
-from fairseq.data.data_utils import post_process
-from fairseq.models import BaseFairseqModel
 
-from ..checkpoints.reading import read_checkpoint
-from ..checkpoints.safe_load import read_pickled, to_plain
+from ..checkpoints.ctc import CtcModel, read_ctc
 from ..data.labels import read_labels
 from ..data.manifest import Manifest, read_manifest
+from ..data.token_dictionary import TokenDictionary, read_dictionary
 from ..data.waves import process_waves
-from ..encoder.conv_spec import receptive_field
 from ..errors import UserError
 from .bootstrap import DRAWS, SEED, ratio_interval
+from .transcripts import Reference, Utterance, find_marks, join_words, read_references
 
-MODELS = ("hubert_ctc", "wav2vec_ctc")
-TASKS = ("audio_finetuning", "hubert_pretraining")  # the latter is that of released HuBERT models
-TRANSCRIPT_ENDINGS = ("ltr", "spm")
-PIECE_MARK = "\u2581"  # begins a word in sentencepiece's pieces
+# each rate: what is counted, and its errors
+RATES = {
+    "uer": ("units", "unit_errors"),
+    "wer": ("words", "word_errors"),
+    "cer": ("characters", "character_errors"),
+}
 
 
 class Recogniser(NamedTuple):
-    """A model of fairseq's that was fine-tuned by CTC.
+    """A model that was fine-tuned by CTC, and its tokens.
 
     Attributes:
         model: in evaluation mode, on the CPU.
         dictionary: its tokens.
-        blank: number of the token that stands for none.
-        normalize: waves are normalised first.
-        shortest: samples that make a frame.
         labels: ending of the label files that it was trained on.
     """
 
-    model: BaseFairseqModel
-    dictionary: Dictionary
-    blank: int
-    normalize: bool
-    shortest: int
+    model: CtcModel
+    dictionary: TokenDictionary
     labels: str
 
-
-@dataclass
-class Utterance:
-    """One utterance, what was said and what was recognised, and the distances between the two."""
-
-    path: str
-    reference: str
-    hypothesis: str
-
-    def __post_init__(self) -> None:
-        words, found = self.reference.split(), self.hypothesis.split()
-        self.words, self.word_errors = len(words), _distance(found, words)
-        self.characters, self.character_errors = len(self.reference), _distance(self.hypothesis, self.reference)
+    @property
+    def marks(self) -> Optional[str]:
+        """How its tokens mark words, see `find_marks`."""
+        return find_marks(self.dictionary.symbols, self.labels)
 
 
 def evaluate_ctc(
-    checkpoint: Path, data: Path, split: str = "test", labels: Optional[str] = None, show: int = 0
+    checkpoint: Path,
+    data: Path,
+    split: str = "test",
+    labels: Optional[str] = None,
+    show: int = 0,
+    dictionary: Optional[Path] = None,
+    pretrained: Optional[Path] = None,
 ) -> Dict[str, Any]:
     """Recognise the utterances of a split and count errors.
 
@@ -74,28 +61,36 @@ def evaluate_ctc(
         split: name of the manifest.
         labels: ending of the references; None = of those that the checkpoint was trained on.
         show: how many of the worst utterances to return, and how many random ones.
+        dictionary: file of the tokens; None = see `load_recogniser`.
+        pretrained: see `read_ctc`.
 
     Returns:
-        what `--json` prints: "wer" and "cer" are errors to words and to characters (spaces between words count too),
-        each with its 95 % bootstrap interval over utterances.
+        what `--json` prints: "uer", "wer" and "cer" are errors to units (tokens), to words and to characters of the
+        words (spaces between them count too), each with its 95 % bootstrap interval over utterances; None where the
+        references have no such thing.
 
     Raises:
         UserError: the checkpoint is not fine-tuned by CTC, a file is missing or wrong, or too much audio is broken.
     """
     start = time.monotonic()
     data = Path(data)
-    recogniser = load_recogniser(checkpoint, data)
+    recogniser = load_recogniser(checkpoint, data, labels, dictionary, pretrained)
     labels = labels or recogniser.labels
     manifest = read_manifest(data / f"{split}.tsv")
-    lines = read_labels(data / f"{split}.{labels}", len(manifest.paths))
-    references = join_tokens(lines, f"{data}/{split}.{labels}")
-    if not any(references):
-        raise UserError(f"{data}/{split}.{labels} holds no words")
-    utterances, skipped = recognise(recogniser, manifest, references)
-    names = ("words", "word_errors", "characters", "character_errors")
-    words, word_errors, characters, character_errors = counts = np.array(
-        [[getattr(utterance, name) for utterance in utterances] for name in names]
-    )
+    file = data / f"{split}.{labels}"
+    tokens = [line.split() for line in read_labels(file, len(manifest.paths), option="--labels")]
+    if not any(tokens):
+        raise UserError(f"{file} is empty: without references there is no error rate")
+    references = read_references(tokens, labels, recogniser.dictionary.symbols, recogniser.marks)
+    if not references.any_known:
+        some = " ".join(recogniser.dictionary.symbols[4:8])
+        raise UserError(
+            f"no token of {file} is in the dictionary of {checkpoint} ({some} ...), which was trained on "
+            f"{recogniser.labels}: give transcripts in its tokens (--labels)"
+        )
+    utterances, skipped = recognise(recogniser, manifest, references.rows)
+    if not utterances:
+        raise UserError(f"{file}: none of its utterances can be used, so there is no error rate")
     result = {
         "checkpoint": str(checkpoint),
         "data": str(data),
@@ -103,11 +98,9 @@ def evaluate_ctc(
         "labels": labels,
         "utterances": len(utterances),
         "skipped": skipped,
-        **dict(zip(names, counts.sum(axis=1).tolist())),
-        "wer": float(word_errors.sum() / words.sum()),
-        "wer_interval": list(ratio_interval(word_errors, words)),
-        "cer": float(character_errors.sum() / characters.sum()),
-        "cer_interval": list(ratio_interval(character_errors, characters)),
+        "unit": references.unit,
+        "unknown_units": sum(utterance.unknown_units for utterance in utterances),
+        **count_errors(utterances),
         "bootstrap": {"draws": DRAWS, "seed": SEED},
     }
     if show:
@@ -115,55 +108,57 @@ def evaluate_ctc(
     return {**result, "seconds": round(time.monotonic() - start, 1)}
 
 
-def load_recogniser(checkpoint: Path, data: Path) -> Recogniser:
-    """Open a fine-tuned checkpoint through fairseq, with the dictionary inside it or else the one in `data`.
+def count_errors(utterances: List[Utterance]) -> Dict[str, Any]:
+    """Sums and rates over utterances, of `RATES`; None where references do not have what a rate counts."""
+    result: Dict[str, Any] = {}
+    for rate, names in RATES.items():
+        if any(getattr(utterance, names[0]) is None for utterance in utterances):
+            result.update(dict.fromkeys((*names, rate, f"{rate}_interval")))
+            continue
+        wholes, errors = (np.array([getattr(utterance, name) for utterance in utterances]) for name in names)
+        result.update(zip(names, (int(wholes.sum()), int(errors.sum()))))
+        result[rate] = float(errors.sum() / wholes.sum())
+        result[f"{rate}_interval"] = list(ratio_interval(errors, wholes))
+    return result
+
+
+def load_recogniser(
+    checkpoint: Path,
+    data: Path,
+    labels: Optional[str] = None,
+    dictionary: Optional[Path] = None,
+    pretrained: Optional[Path] = None,
+) -> Recogniser:
+    """Open a fine-tuned checkpoint and find its tokens: in `dictionary`, or inside it, or in `data`.
 
     Raises:
-        UserError: the file cannot be read or is refused, is no CTC model, or there is no dictionary.
+        UserError: the file cannot be read or is refused, it is no CTC model, or there is no dictionary of its size.
     """
-    state = read_pickled(checkpoint)
-    settings = to_plain(state.get("cfg") or state.get("args") or {}) if isinstance(state, dict) else {}
-    # one namespace for all before fairseq had sections
-    model, task = (settings[name] if isinstance(settings.get(name), dict) else settings for name in ("model", "task"))
-    names = model.get("_name") or model.get("arch"), task.get("_name") or task.get("task")
-    if names[0] not in MODELS or names[1] not in TASKS:
+    model, trained, tokens = read_ctc(checkpoint, pretrained)
+    labels = trained or labels
+    if not labels:
+        raise UserError(f"{checkpoint} does not say what labels it was trained on (task.labels): give --labels")
+    source = f"{checkpoint} (task_state)"
+    if dictionary is not None or tokens is None:
+        file = dictionary or data / f"dict.{labels}.txt"
+        if dictionary is None and not file.is_file():
+            raise UserError(f"{checkpoint} has no dictionary inside, and there is no {file}: add it, or give --dict")
+        tokens, source = read_dictionary(file), str(file)
+    outputs = model.output.out_features
+    if len(tokens.symbols) != outputs:
         raise UserError(
-            f"{checkpoint} is the model {names[0]} of the task {names[1]}, but evaluate ctc recognises speech with "
-            f"{' or '.join(MODELS)} of fairseq's task {TASKS[0]}: fine-tune it (recipes ctc_letters, ctc_pieces)"
+            f"the dictionary in {source} has {len(tokens.symbols)} tokens, fairseq's own four among them, but "
+            f"{checkpoint} scores {outputs}: it is another model's; give the one of its training (--dict)"
         )
-    labels = task["labels"] if isinstance(task["labels"], str) else task["labels"][0]
-    if "target_dictionary" not in (state.get("task_state") or {}) and not (data / f"dict.{labels}.txt").is_file():
-        raise UserError(f"{checkpoint} has no dictionary inside, and there is no {data}/dict.{labels}.txt: add it")
-    state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint), {"data": str(data)})
-    _add_unit_dictionary(state)
-    (network,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
-    return Recogniser(
-        network.eval().float(),
-        task.target_dictionary,
-        task.target_dictionary.index(task.blank_symbol),
-        bool(task.cfg.normalize),
-        receptive_field(read_checkpoint(checkpoint).config.frame_layers),
-        labels,
-    )
-
-
-def _add_unit_dictionary(state: Dict[str, Any]) -> None:
-    """Add a dictionary of pre-training units: stock HuBERT is not built without, and `audio_finetuning` keeps none."""
-    embeddings = state["model"].get("w2v_encoder.w2v_model.label_embs_concat")
-    stored = state.setdefault("task_state", {})
-    if embeddings is not None and "dictionaries" not in stored:
-        units = Dictionary()
-        for number in range(len(embeddings) - len(units)):  # its length is all that matters
-            units.add_symbol(str(number))
-        stored["dictionaries"] = [units]
+    return Recogniser(model, tokens, labels)
 
 
 def recognise(
-    recogniser: Recogniser, manifest: Manifest, references: List[str]
+    recogniser: Recogniser, manifest: Manifest, references: List[Optional[Reference]]
 ) -> Tuple[List[Utterance], Dict[str, int]]:
     """Recognise each utterance that has a reference, alone: padding would change a group-norm extractor's statistics.
 
-    References are the words of each row of the manifest, "" where they are not known.
+    References are those of each row of the manifest, None where there is none.
 
     Returns:
         (utterances, number of rows that were left out for which reason).
@@ -171,58 +166,35 @@ def recognise(
     Raises:
         UserError: over 1 % of the files cannot be used.
     """
-    rows = [row for row, text in enumerate(references) if text]
+    said = {row: reference for row, reference in enumerate(references) if reference is not None}
     decode_wave = partial(decode, recogniser)
-    found, unreadable = process_waves(manifest, rows, recogniser.shortest, decode_wave, "recognising")
+    shortest = recogniser.model.encoder.cfg.shortest_wave
+    found, unreadable = process_waves(manifest, list(said), shortest, decode_wave, "recognising")
     unreadable.log()
-    texts = join_tokens(list(found.values()), "the model's dictionary", recogniser.dictionary.symbols)
-    utterances = [Utterance(manifest.paths[row], references[row], text) for row, text in zip(found, texts)]
-    return utterances, {"unreadable": len(unreadable), "unlabelled": len(references) - len(rows)}
+    symbols, eos, marks = recogniser.dictionary.symbols, recogniser.dictionary.eos, recogniser.marks
+    utterances = []
+    for row, numbers in found.items():
+        # as fairseq: </s> counts among units, and is no part of a text
+        text = join_words([symbols[number] for number in numbers if number != eos], marks) if marks else None
+        units = [symbols[number] for number in numbers]
+        utterances.append(Utterance(manifest.paths[row], said[row], units, text))
+    return utterances, {"unreadable": len(unreadable), "unlabelled": len(references) - len(said)}
 
 
 @torch.inference_mode()
-def decode(recogniser: Recogniser, wave: torch.Tensor) -> str:
-    """Tokens of a wave (samples,), joined by spaces: the best of each frame, repeats and blanks taken out."""
-    if recogniser.normalize:
-        wave = F.layer_norm(wave, wave.shape)
-    out = recogniser.model(source=wave[None], padding_mask=torch.zeros(1, len(wave), dtype=torch.bool))
-    scores = recogniser.model.get_normalized_probs(out, log_probs=True)[:, 0]  # (frames, tokens)
-    tokens = scores.argmax(dim=1).unique_consecutive()
-    return recogniser.dictionary.string(tokens[tokens != recogniser.blank])
-
-
-def join_tokens(lines: List[str], source: str, symbols: Optional[List[str]] = None) -> List[str]:
-    """Tokens separated by spaces -> words separated by one space, as fairseq does it for letters and for pieces.
-
-    Args:
-        lines: one an utterance.
-        source: where they come from, for the message.
-        symbols: all tokens there are; None = those in `lines`.
-
-    Raises:
-        UserError: the tokens are neither letters (with | between words) nor sentencepiece's (with its mark).
-    """
-    symbols = symbols if symbols is not None else [token for line in lines for token in line.split()]
-    pieces = any(token.startswith(PIECE_MARK) for token in symbols)
-    if not pieces and "|" not in symbols:
-        raise UserError(f"{source} has neither letters with | behind words nor pieces with {PIECE_MARK} before them")
-    return [" ".join(post_process(line, "sentencepiece" if pieces else "letter").split()) for line in lines]
+def decode(recogniser: Recogniser, wave: torch.Tensor) -> List[int]:
+    """Numbers of the tokens of a wave (samples,): the best of each frame, repeats and blanks taken out."""
+    best = recogniser.model(wave[None])[0].argmax(dim=1).unique_consecutive().tolist()
+    return [number for number in best if number not in recogniser.dictionary.blanks]
 
 
 def choose_examples(utterances: List[Utterance], count: int) -> Dict[str, List[Dict[str, Any]]]:
-    """`count` utterances of the highest word error rate as "worst", the first of equals; as many random as "random"."""
+    """`count` utterances of the highest error rate as "worst", the first of equals; as many random as "random".
+
+    The rate is that of words, or of units where no words are marked.
+    """
     rows = [vars(utterance) for utterance in utterances]
     drawn = np.random.default_rng(SEED).choice(len(rows), min(count, len(rows)), replace=False)
-    worst = sorted(rows, key=lambda row: -row["word_errors"] / row["words"])
+    whole, errors = RATES["uer" if rows[0]["words"] is None else "wer"]
+    worst = sorted(rows, key=lambda row: -row[errors] / row[whole])
     return {"worst": worst[:count], "random": [rows[i] for i in sorted(drawn)]}
-
-
-def _distance(found: Any, wanted: Any) -> int:
-    """Least number of substitutions, insertions and deletions that turn one sequence into the other."""
-    try:
-        import editdistance
-    except ImportError as error:
-        raise UserError(
-            "evaluate ctc counts errors with editdistance, as fairseq does: pip install editdistance"
-        ) from error
-    return editdistance.eval(found, wanted)

@@ -197,7 +197,7 @@ def write_wav2vec_ctc(path, model: Wav2Vec2Model, normalize: bool = False, argpa
     task, state = {"_name": "audio_finetuning", "labels": "ltr"}, {"target_dictionary": build_dictionary(9)}
     w2v_args = hydra_cfg("wav2vec2", model.cfg, {"_name": "audio_pretraining", "normalize": normalize})
     settings = fine_tuned_settings("wav2vec_ctc", normalize, w2v_args)
-    weights = _build_fine_tuned(Wav2VecCtc, settings, {**task, "normalize": normalize}, state, model).state_dict()
+    weights = build_fine_tuned(Wav2VecCtc, settings, {**task, "normalize": normalize}, state, model).state_dict()
     if argparse_era:
         w2v_args = argparse_settings(model, normalize)
         args = Namespace(**{**settings, "arch": "wav2vec_ctc", "task": "audio_pretraining", "w2v_args": w2v_args})
@@ -211,7 +211,7 @@ def write_hubert_ctc(path, model: HubertModel, normalize: bool = False):
     state = {"dictionaries": [build_dictionary(9)], "target_dictionary": build_dictionary(9)}
     w2v_args = hydra_cfg("hubert", model.cfg, hubert_task(normalize))
     settings = fine_tuned_settings("hubert_ctc", normalize, w2v_args)
-    weights = _build_fine_tuned(HubertCtc, settings, task, state, model).state_dict()
+    weights = build_fine_tuned(HubertCtc, settings, task, state, model).state_dict()
     return write_fairseq(path, weights, cfg=hydra_cfg("hubert_ctc", settings, task), task_state=state)
 
 
@@ -248,7 +248,7 @@ def fine_tuned_settings(name: str, normalize: bool, w2v_args: Dict[str, Any]) ->
     return dict(_name=name, w2v_path="/nowhere/pretrained.pt", normalize=normalize, data="/nowhere", w2v_args=w2v_args)
 
 
-def _build_fine_tuned(model_class: type, settings: Dict, task_settings: Dict, state: Dict, pretrained: torch.nn.Module):
+def build_fine_tuned(model_class: type, settings: Dict, task_settings: Dict, state: Dict, pretrained: torch.nn.Module):
     """Stock fairseq's fine-tuning model with `pretrained`'s weights inside, as fairseq sets it up when it loads one."""
     task = tasks.setup_task(OmegaConf.create({"data": "/nowhere", "sample_rate": 16_000, **task_settings}))
     task.load_state_dict(state)

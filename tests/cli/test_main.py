@@ -34,7 +34,11 @@ def test_the_module_is_the_program_and_tells_its_version():
     [
         ("probe", ["--label", "--trials", "--cache", "--random-weights"], ["--split", "--labels", "--show"]),
         ("heads", ["--split", "--trials"], ["--label", "--cache", "--random-weights", "--labels", "--show"]),
-        ("ctc", ["--split", "--labels", "--show"], ["--label", "--trials", "--cache", "--random-weights"]),
+        (
+            "ctc",
+            ["--split", "--labels", "--dict", "--pretrained", "--show"],
+            ["--label", "--trials", "--cache", "--random-weights"],
+        ),
     ],
 )
 def test_each_evaluation_has_its_own_arguments_and_examples(capsys, kind, its_own, of_others):
