@@ -20,6 +20,7 @@ from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 from .reading import EncoderCheckpoint, build_encoder, collect_tensors, read_checkpoint
 from .safe_load import PathLike, read_pickled, to_plain
+from .tensors import check_weights
 
 _ENCODER = "w2v_encoder.w2v_model."
 _OUTPUT = "w2v_encoder.proj."
@@ -81,6 +82,7 @@ def read_ctc(path: PathLike, pretrained: Optional[PathLike] = None) -> CtcCheckp
     model, task = _section(settings, "model"), _section(settings, "task")
     weights = collect_tensors(held["model"])[0] if isinstance(held.get("model"), dict) else {}
     _check_is_ctc(path, model, settings, weights)
+    check_weights(path, weights)
     encoder = build_encoder(_read_encoder(path, model, weights, pretrained))
     if isinstance(task.get("normalize"), bool):  # fairseq's data sets ask the task that fine-tuned
         encoder.normalize_input = task["normalize"]
