@@ -48,7 +48,7 @@ def measure_moments(x: Tensor, padding_mask: Tensor, dims: Union[int, Tuple[int,
 
 
 def normalize_channels(norm: nn.GroupNorm, x: Tensor, lengths: Tensor) -> Tensor:
-    """A group norm with a group for each channel of (batch, channels, frames), over the first `lengths` (batch,) frames.
+    """A group norm with a group for each channel of (batch, channels, frames), over `lengths` (batch,) frames.
 
     What comes out behind them is finite and means nothing.
     """
@@ -81,12 +81,12 @@ class FrameBatchNorm(nn.BatchNorm1d):
 
     @torch.no_grad()
     def _track(self, moments: Moments) -> None:
-        """The running statistics as torch has them; fewer than two frames, of which torch takes none, change nothing."""
+        """The running statistics as torch has them; fewer than two frames, which torch refuses, change nothing."""
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         assert self.momentum is not None
         count = moments.count.flatten()
-        share = self.momentum * (count > 1)
         unbiased = moments.variance.flatten() * count / (count - 1).clamp(min=1)
+        share = self.momentum * (count > 1).to(unbiased.dtype)
         for running, value in ((self.running_mean, moments.mean.flatten()), (self.running_var, unbiased)):
-            running.copy_(torch.lerp(running.to(value.dtype), value, share.to(value.dtype)))
+            running.copy_(torch.lerp(running.to(value.dtype), value, share))
         self.num_batches_tracked += 1
