@@ -288,7 +288,7 @@ def test_nothing_waits_for_a_device(name):
 @torch.no_grad()
 def test_export_with_free_batch_and_length():
     """A batch without padding is no special case in what is exported, nor is one with it."""
-    encoder = build("batch norm, time reduction")
+    encoder = build("batch norm")
     shapes = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
     example = torch.randn(2, 4000), torch.zeros(2, 4000, dtype=torch.bool)
     dynamic = {"source": shapes, "padding_mask": shapes}
