@@ -17,13 +17,13 @@ class Moments(NamedTuple):
         mean: with the dimensions of size 1 that it was taken over.
         variance: the same shape, of the population.
         centred: the values less their mean; 0 in padding.
-        count: how many values each mean is of, at least 1.
+        size: how many values each mean is of, at least 1.
     """
 
     mean: Tensor
     variance: Tensor
     centred: Tensor
-    count: Tensor
+    size: Tensor
 
 
 def may_have_padding(padding_mask: Tensor) -> bool:
@@ -84,7 +84,7 @@ class FrameBatchNorm(nn.BatchNorm1d):
         """The running statistics as torch has them; fewer than two frames, which torch refuses, change nothing."""
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         assert self.momentum is not None
-        count = moments.count.flatten()
+        count = moments.size.flatten()
         unbiased = moments.variance.flatten() * count / (count - 1).clamp(min=1)
         share = self.momentum * (count > 1).to(unbiased.dtype)
         for running, value in ((self.running_mean, moments.mean.flatten()), (self.running_var, unbiased)):

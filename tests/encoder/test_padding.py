@@ -120,4 +120,4 @@ def test_moments_are_those_of_what_is_no_padding():
         torch.testing.assert_close(moments.mean[row, :, 0], mean.double())
         torch.testing.assert_close(moments.variance[row, :, 0], variance.double())
         torch.testing.assert_close(moments.centred[row, :, :length], own - mean.unsqueeze(1))
-        assert not moments.centred[row, :, length:].any() and moments.count[row].item() == max(length, 1)
+        assert not moments.centred[row, :, length:].any() and moments.size[row].item() == max(length, 1)
