@@ -51,7 +51,7 @@ def relation_distance(prediction: Tensor, target: Tensor, padding_mask: Optional
     squares = (prediction - target).pow(2)
     if padding_mask is None:
         return squares.mean(-1)
-    keys = (~padding_mask).sum(-1, keepdim=True)
+    keys = (~padding_mask).sum(-1, keepdim=True).clamp(min=1)  # of padding alone, gradients would be no number
     return squares.masked_fill(padding_mask.unsqueeze(1), 0.0).sum(-1) / keys
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from .anatomy import NO_GATES, GateValues, find_conv_axis
 from .config import EncoderConfig
 from .gated import OpenLayerNorm, ScaledConv1d
+from .padding import FrameBatchNorm, normalize_channels
 
 
 class ChannelNorm(nn.Module):
@@ -73,7 +74,7 @@ class ConvBlock(nn.Module):
         x = self.conv(x, read_gates)
         norm = self.norm
         if lengths is not None and isinstance(norm, nn.GroupNorm):
-            x = _normalise_alone(norm, x, self.count_frames(lengths))
+            x = normalize_channels(norm, x, self.count_frames(lengths))
         elif isinstance(norm, ChannelNorm):
             x = norm(x, gates)
         elif norm is not None:
@@ -85,12 +86,6 @@ class ConvBlock(nn.Module):
         """Frames that depend on nothing but the first `lengths` (batch,) frames of the input."""
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
         return torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
-
-
-def _normalise_alone(norm: nn.GroupNorm, x: Tensor, lengths: Tensor) -> Tensor:
-    """The norm of each row of (batch, channels, frames) over its own frames; 0 behind them."""
-    parts = [norm(row[None, :, :length]) for row, length in zip(x, lengths.tolist())]
-    return torch.cat([F.pad(part, (0, x.size(2) - part.size(2))) for part in parts])
 
 
 class ConvFeatureExtractor(nn.Module):
@@ -174,25 +169,31 @@ class PositionalConv(nn.Module):
             nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel * width)))
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
-            self.add_module("0", nn.BatchNorm1d(width))
+            self.add_module("0", FrameBatchNorm(width))
             self.add_module("1", conv)
         else:
             self.add_module("0", WeightNormConv(width, kernel, groups))
 
     @property
-    def norm(self) -> Optional[nn.BatchNorm1d]:
+    def norm(self) -> Optional[FrameBatchNorm]:
         """The batch norm before the convolution, or None."""
-        return cast(nn.BatchNorm1d, self._modules["0"]) if self.batch_norm else None
+        return cast(FrameBatchNorm, self._modules["0"]) if self.batch_norm else None
 
     @property
     def conv(self) -> Union[WeightNormConv, nn.Conv1d]:
         """The convolution: with weight norm, or plain behind a batch norm."""
         return cast(Union[WeightNormConv, nn.Conv1d], self._modules["1" if self.batch_norm else "0"])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, width, frames) to the same shape."""
+    def forward(self, x: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
+        """(batch, width, frames), 0 in padding, to the same shape.
+
+        Args:
+            x: the frames.
+            padding_mask: (batch, frames) bool, True = padding, for exact padding: frames near it then see zeros, as at
+                the end of a wave alone. None = the batch norm, if there is one, takes padding for sound.
+        """
         frames, norm = x.size(2), self.norm
-        x = self.conv(x if norm is None else norm(x))
+        x = self.conv(x if norm is None else norm(x, padding_mask))
         return F.gelu(x[:, :, :frames])  # an even kernel makes one frame too many
 
 
@@ -211,10 +212,12 @@ class StackedPositionalConv(nn.ModuleList):
         """The convolutions, in the order in which they run."""
         return [module for module in self.modules() if isinstance(module, nn.Conv1d)]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, width, frames) to the same shape."""
+    def forward(self, x: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
+        """(batch, width, frames), 0 in padding, to the same shape; the mask is as in `PositionalConv`."""
         frames = x.size(2)
         for conv in self:
+            if padding_mask is not None:  # what the convolution before made of it
+                x = x.masked_fill(padding_mask.unsqueeze(1), 0)
             x = conv(x)[:, :, :frames].transpose(1, 2)
             x = F.gelu(F.layer_norm(x, x.shape[-1:])).transpose(1, 2)
         return x

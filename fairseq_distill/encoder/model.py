@@ -15,6 +15,7 @@ from .anatomy import NO_GATES, GateValues
 from .config import DEFAULT_SAMPLE_RATE, EncoderConfig
 from .convolution import ConvFeatureExtractor
 from .gated import OpenLayerNorm, ScaledLinear
+from .padding import mark_padding, may_have_padding, measure_moments
 from .transformer import TransformerEncoder
 
 # settings that HubertModel's inherited methods read as attributes of the model
@@ -121,10 +122,6 @@ class SpeechEncoder(HubertModel):
 
     Attributes:
         normalize_input: `encode` normalises each wave.
-        exact_padding: in `encode` a wave gives the same in a padded batch as alone. In fairseq it does not: the norm
-            behind the first convolution takes padding for sound (extractor_mode "default"), and HuBERT's last frame may
-            be half padding. Short waves beside long ones change most; released models never saw padding in
-            pre-training.
     """
 
     def __init__(self, cfg: EncoderConfig, task_cfg: Any = None, dictionaries: Sequence[Any] = ()):
@@ -132,7 +129,7 @@ class SpeechEncoder(HubertModel):
         BaseFairseqModel.__init__(self)
         cfg.check()
         self.cfg = cfg
-        self.normalize_input = self.exact_padding = False
+        self.normalize_input = False
         for name in _INHERITED_SETTINGS:
             setattr(self, name, getattr(cfg, name))
         width = cfg.encoder_embed_dim
@@ -148,7 +145,9 @@ class SpeechEncoder(HubertModel):
         self.encoder = TransformerEncoder(cfg)
         self.layer_norm = OpenLayerNorm(self.embed)
         self.gates: Optional[EncoderGates] = None
-        self._gates_of_pass: GateValues = NO_GATES  # only while fairseq's own forward runs
+        # only while fairseq's own forward runs
+        self._gates_of_pass: GateValues = NO_GATES
+        self._lengths_of_pass: Optional[Tensor] = None
         self._build_masked_prediction(list(dictionaries))
 
     def _build_masked_prediction(self, dictionaries: List[Any]) -> None:
@@ -173,6 +172,22 @@ class SpeechEncoder(HubertModel):
         """Number of transformer layers."""
         return self.cfg.encoder_layers
 
+    @property
+    def exact_padding(self) -> bool:
+        """Whether a wave gives the same in a padded batch as alone; False, as in fairseq, at the start.
+
+        In fairseq it does not: the norm behind the first convolution takes padding for sound (extractor_mode
+        "default"), so do the batch norm of positions and all but the first of data2vec's positional convolutions, and
+        HuBERT's last frame may be half padding. Short waves beside long ones change most; released models never saw
+        padding in pre-training. In training, the batch norm still depends on the other waves, but not on padding.
+        Padding must come behind a wave.
+        """
+        return self.encoder.exact_padding
+
+    @exact_padding.setter
+    def exact_padding(self, exact: bool) -> None:
+        self.encoder.exact_padding = exact
+
     def forward(
         self,
         source: Tensor,
@@ -195,11 +210,15 @@ class SpeechEncoder(HubertModel):
         """
         if target_list is None and not features_only:
             return self.encode(source, padding_mask)
-        self._gates_of_pass = self.draw_gates()
+        source, lengths = self._measure_lengths(source, padding_mask)
+        self._gates_of_pass, self._lengths_of_pass = self.draw_gates(), lengths
         try:
             result = super().forward(source, target_list, padding_mask, mask, features_only, output_layer)
         finally:
-            self._gates_of_pass = NO_GATES
+            self._gates_of_pass, self._lengths_of_pass = NO_GATES, None
+        if lengths is not None and "features_pen" in result:  # the mean of features that are 0 in padding
+            valid = ~result["padding_mask"]
+            result["features_pen"] = result["features_pen"] * (valid.numel() / valid.sum().clamp(min=1))
         if self.encoder.time_reduction is not None:  # the inherited code knows only the features' frames
             result["features_padding_mask"] = result["padding_mask"]
             result["padding_mask"] = self.encoder.time_reduction.reduce_mask(result["padding_mask"])
@@ -255,7 +274,7 @@ class SpeechEncoder(HubertModel):
         gates = self.draw_gates()
         if self.normalize_input:
             source = normalize_wave(source, padding_mask)
-        lengths = (~padding_mask).sum(-1) if self.exact_padding and padding_mask is not None else None
+        source, lengths = self._measure_lengths(source, padding_mask)
         last = gates.get(self.feature_extractor.axes[-1])
         values = self.layer_norm(self.forward_features(source, lengths, gates).transpose(1, 2), last)
         if padding_mask is not None:
@@ -266,6 +285,15 @@ class SpeechEncoder(HubertModel):
         if padding_mask is not None:
             values = values.masked_fill(padding_mask.unsqueeze(-1), 0)
         return Features(values, padding_mask, gates)
+
+    def _measure_lengths(self, source: Tensor, padding_mask: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
+        """For exact padding: waves (batch, samples) with silence in padding, and their own samples (batch,).
+
+        Otherwise, or where it is known that there is no padding, the waves as they are and None.
+        """
+        if not self.exact_padding or padding_mask is None or not may_have_padding(padding_mask):
+            return source, None
+        return source.masked_fill(padding_mask, 0), (~padding_mask).sum(-1)
 
     def encode_features(
         self,
@@ -309,12 +337,16 @@ class SpeechEncoder(HubertModel):
 
         Args:
             source: waves.
-            lengths: (batch,) samples of the waves, for exact padding, or None.
-            gates: of this pass; None = those of fairseq's own forward, which calls this without any.
+            lengths: (batch,) samples of the waves, for exact padding: frames behind them are 0; or None.
+            gates: of this pass; None = gates and lengths of fairseq's own forward, which calls this without any.
         """
-        gates = self._gates_of_pass if gates is None else gates
+        if gates is None:
+            gates, lengths = self._gates_of_pass, self._lengths_of_pass
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.feature_grad_mult > 0):
             features = self.feature_extractor(source, lengths, gates)
+        if lengths is not None:
+            padding = mark_padding(self.feature_extractor.count_frames(lengths), features.size(2))
+            features = features.masked_fill(padding.unsqueeze(1), 0)
         if self.feature_grad_mult in (0.0, 1.0) or not features.requires_grad:
             return features
         return GradMultiply.apply(features, self.feature_grad_mult)
@@ -345,7 +377,7 @@ class SpeechEncoder(HubertModel):
         if self.cfg.family not in ("wav2vec2", "data2vec") and not self.exact_padding:
             return super().forward_padding_mask(features, padding_mask)
         lengths = self.feature_extractor.count_frames((~padding_mask).sum(-1))
-        return torch.arange(features.size(1), device=features.device) >= lengths.unsqueeze(-1)
+        return mark_padding(lengths, features.size(1))
 
 
 def normalize_wave(source: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
@@ -355,9 +387,5 @@ def normalize_wave(source: Tensor, padding_mask: Optional[Tensor] = None) -> Ten
     """
     if padding_mask is None:
         return F.layer_norm(source, source.shape[-1:])
-    valid = (~padding_mask).to(source.dtype)
-    count = valid.sum(-1, keepdim=True)
-    mean = (source * valid).sum(-1, keepdim=True) / count
-    centred = (source - mean) * valid
-    variance = centred.pow(2).sum(-1, keepdim=True) / count
-    return centred / (variance + 1e-5).sqrt()
+    moments = measure_moments(source, padding_mask, -1)
+    return (moments.centred / (moments.variance + 1e-5).sqrt()).to(source.dtype)

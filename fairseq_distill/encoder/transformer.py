@@ -14,6 +14,7 @@ from .attention import AttentionInput, RelativePositionBias
 from .config import EncoderConfig
 from .convolution import TimeReduction, build_positional_conv
 from .layer import TransformerLayer
+from .padding import may_have_padding
 
 
 class LayerOutputs(NamedTuple):
@@ -25,12 +26,17 @@ class LayerOutputs(NamedTuple):
 
 
 class TransformerEncoder(nn.Module):
-    """Positional convolution and layers; takes fairseq's `TransformerEncoder`'s place in a `HubertModel`."""
+    """Positional convolution and layers; takes fairseq's `TransformerEncoder`'s place in a `HubertModel`.
+
+    Attributes:
+        exact_padding: positions do not see padding, see `SpeechEncoder`; layers never do.
+    """
 
     def __init__(self, cfg: EncoderConfig):
         super().__init__()
         self.dropout, self.layerdrop = cfg.dropout, cfg.encoder_layerdrop
         self.layer_norm_first = cfg.layer_norm_first
+        self.exact_padding = False
         self.checkpoint_activations = cfg.checkpoint_activations
         self.reusing = frozenset(cfg.reuse_attention)
         self.pos_conv = build_positional_conv(cfg)
@@ -95,9 +101,11 @@ class TransformerEncoder(nn.Module):
             allow_layerdrop: skip layers at random in training, and with a layer those that reuse its map; False where
                 layers are told apart.
         """
+        unseen = None
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0)
-        x = x + self.pos_conv(x.transpose(1, 2)).transpose(1, 2)
+            unseen = padding_mask if self.exact_padding and may_have_padding(padding_mask) else None
+        x = x + self.pos_conv(x.transpose(1, 2), unseen).transpose(1, 2)
         if not self.layer_norm_first:
             x = self.layer_norm(x)
         x = F.dropout(x, self.dropout, self.training)
@@ -150,9 +158,13 @@ class TransformerEncoder(nn.Module):
 
 
 def _mask_keys(padding_mask: Optional[Tensor], dtype: torch.dtype) -> Optional[Tensor]:
-    """Padding (batch, frames) as what is added to attention scores, (batch, 1, 1, frames)."""
+    """Padding (batch, frames) as what is added to attention scores, (batch, 1, 1, frames).
+
+    A row of padding alone attends to all of it: with no key its softmax would be no number, and all gradients with it.
+    """
     if padding_mask is None:
         return None
+    padding_mask = padding_mask & ~padding_mask.all(1, keepdim=True)
     return torch.zeros_like(padding_mask, dtype=dtype).masked_fill(padding_mask, float("-inf"))[:, None, None, :]
 
 

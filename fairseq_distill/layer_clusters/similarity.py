@@ -56,7 +56,8 @@ def compute_similarity(
     """Similarity of every two hidden states h[0] to h[L] of an encoder.
 
     Args:
-        encoder: is run as it is: on its device, in its precision, with its normalisation of waves.
+        encoder: is run as it is: on its device, in its precision, with its normalisation of waves; where batches are
+            padded, its `exact_padding` makes hidden states those of the waves alone.
         batches: pairs of waves (batch, samples) and their padding mask (batch, samples), True = padding, or None.
         measure: "cka" (linear), "debiased_cka" or "cosine".
         share: part of the frames to compare, above 0 to 1.

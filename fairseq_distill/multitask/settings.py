@@ -45,8 +45,9 @@ class SpeechMultitaskConfig(PredictionSettings, EncoderConfig):
     exact_padding: bool = field(
         default=True,
         metadata={
-            "help": "a wave gives the same in a padded batch as alone; false = as in stock fairseq, where the first "
-            "norm takes padding for sound, and short waves beside long ones are not what they will be in use"
+            "help": "a wave gives the same in a padded batch as alone, in every network; false = as in stock fairseq, "
+            "where the first norm, batch norm and data2vec's stack of positions take padding for sound, and short "
+            "waves beside long ones are not what they will be in use"
         },
     )
     learn_task_weights: bool = field(

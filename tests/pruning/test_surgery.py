@@ -10,7 +10,7 @@ from fairseq_distill.errors import UserError
 from fairseq_distill.pruning.gates import add_gates
 from fairseq_distill.pruning.surgery import prune_encoder
 
-from ..builders import KINDS, PARTS, TINY, UNITS, build_gated, relative_error, spread_gates
+from ..builders import KINDS, PARTS, TINY, UNITS, build_gated, make_waves, relative_error, spread_gates
 from .helpers import build_plain, list_units, open_all, set_gate
 
 LIMIT = 1e-5
@@ -64,6 +64,19 @@ def test_all_together(kind, prune, seed):
     before, after = count_units(encoder.cfg), count_units(small.cfg)
     assert all(sum(after[name]) < sum(before[name]) for name in UNITS)
     assert relative_error(build_plain(encoder), small) > 0.01, "the gates do something"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_exact_padding_too(kind):
+    """Norms that leave padding out read the same channels as those that do not."""
+    encoder = build_gated(**KINDS[kind], prune=UNITS + PARTS, encoder_layers=3)
+    spread_gates(encoder, mean=0.0)
+    plainly = encoder(*make_waves(batch=2, samples=1200, padded=True)).x
+    small = cut(encoder)
+    encoder.exact_padding = small.exact_padding = True
+    assert relative_error(encoder, small) < LIMIT
+    exactly = encoder(*make_waves(batch=2, samples=1200, padded=True)).x
+    assert not torch.equal(exactly, plainly), "exact padding does something"
 
 
 @pytest.mark.parametrize("prune", [["conv"], ["heads"], ["ffn"], ["attention_layers"], ["ffn_layers"]], ids="+".join)
