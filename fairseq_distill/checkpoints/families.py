@@ -35,7 +35,7 @@ def find_family(name: Any, model: Mapping[str, Any], task: Mapping[str, Any], we
     """
     if isinstance(name, str) and name in FAMILY_OF:
         return FAMILY_OF[name]
-    names = list(weights)
+    names = set(weights)
     trained_by = str(task.get("_name") or task.get("task"))
     # (family, settings of which one tells it, weights of which one does, tasks)
     marks: Tuple[Tuple[str, Tuple[str, ...], Tuple[str, ...], Tuple[str, ...]], ...] = (
@@ -55,6 +55,8 @@ def find_family(name: Any, model: Mapping[str, Any], task: Mapping[str, Any], we
         ),
     )
     for family, fields, parts, tasks in marks:
+        if family == "data2vec" and "post_extract_proj.weight" not in names:
+            continue  # wav2vec 2.0's network, trained as data2vec is
         if any(field in model for field in fields) or trained_by in tasks:
             return family
         if any(weight.startswith(part) for weight in names for part in parts):

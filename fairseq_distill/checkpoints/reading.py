@@ -29,11 +29,12 @@ logger = logging.getLogger(__name__)
 
 # parts that an encoder has whole: a weight in them that it has no place for means that the settings are not the file's
 _OWN_PARTS = (
-    "encoder.layers.",
-    "encoder.pos_conv.",
-    "encoder.layer_norm.",
+    "encoder.",
     "feature_extractor.",
     "post_extract_proj.",
+    "layer_norm.",
+    "input_quantizer.",
+    "project_inp.",
     "gates.",
 )
 
@@ -174,7 +175,8 @@ def _find_name(path: PathLike, contents: Contents) -> Tuple[str, str]:
         refused = [f"_name={name} is not supported ({NOT_COMPUTED[name]})"] if name in NOT_COMPUTED else []
         refused += find_refused(model, of_a_run=not contents.has_sections)
         if refused:
-            raise UserError(f"{path} cannot be used: {'; '.join(refused)}")
+            more = [f"and {len(refused) - 5} more"] if len(refused) > 5 else []
+            raise UserError(f"{path} cannot be used: {'; '.join(refused[:5] + more)}")
     family = find_family(name, model, task, contents.weights)
     if family is None and not name and not contents.has_sections:
         family = "wavlm"  # Microsoft's files have no name
@@ -211,12 +213,12 @@ def _make_config(family: str, contents: Contents) -> EncoderConfig:
 def _leave_out_speaker_layers(contents: Contents, depth: int) -> None:
     """ContentVec: layers behind the encoder's that see the speaker, and that no feature comes from."""
     behind = int(contents.model.get("encoder_layers_1") or 0)
-    for key in list(contents.weights):
-        part, _, rest = key.partition("encoder.layers.")
-        number = rest.split(".")[0]
-        if not part and number.isdigit() and depth <= int(number) < depth + behind:
+    for key in list(contents.weights) if behind > 0 else ():
+        layer = re.match(r"encoder\.layers\.(\d+)\.", key)
+        is_behind = layer is not None and depth <= int(layer[1]) < depth + behind
+        if is_behind or key.startswith("encoder.cond"):
             del contents.weights[key]
-            contents.others[f"encoder.layers.{number}"] += 1
+            contents.others[".".join(key.split(".")[: 3 if layer else 2])] += 1
 
 
 def _check_counts(path: PathLike, config: EncoderConfig, weights: Mapping) -> None:
