@@ -114,11 +114,11 @@ def find_refused(settings: Mapping[str, Any], of_a_run: bool = False) -> List[st
     known = _list_known(of_a_run)
     found = []
     for name, value in settings.items():
-        value = _plain(value)
+        plain = _plain(value)
         if name in REFUSED:
-            if value is not None and value not in REFUSED[name].allowed:
+            if plain is not None and plain not in REFUSED[name].allowed:
                 found.append(f"{_show(name, value)} is not supported ({REFUSED[name].what})")
-        elif name not in known and _is_set(value) and _speaks_of_the_network(name):
+        elif name not in known and _is_set(plain) and _speaks_of_the_network(name):
             found.append(f"{_show(name, value)} is not known here, and by its name may change the numbers")
     return found
 
@@ -134,6 +134,7 @@ def _plain(value: Any) -> Any:
 
 
 def _show(name: Any, value: Any) -> str:
+    value = value.value if isinstance(value, Enum) else value
     return f"{name}={value:.40}" if isinstance(value, str) else f"{name}={reprlib.repr(value)}"
 
 

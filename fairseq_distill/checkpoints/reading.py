@@ -78,7 +78,8 @@ def load_encoder(path: PathLike) -> SpeechEncoder:
     """Load the encoder of any supported checkpoint: evaluation mode, float32, CPU; waves are normalised as it needs.
 
     Args:
-        path: a file of HuBERT, wav2vec 2.0, data2vec audio (each also fine-tuned), WavLM or a student of ours.
+        path: a file of HuBERT, wav2vec 2.0, data2vec audio, WavLM, of what is derived from these with the same network
+            or built around it, or a student of ours (docs/checkpoints.md).
 
     Returns:
         `SpeechEncoder`; call it with waves (batch, samples) at 16 kHz. float32 weights stay mapped from the file, so
@@ -170,20 +171,22 @@ def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tup
 def _find_name(path: PathLike, contents: Contents) -> Tuple[str, str]:
     """(the model's name in fairseq, its family), told by settings and weights where the name is new or missing."""
     model, task = contents.model, contents.task
-    name = model.get("_name") or model.get("arch")
+    name: Any = model.get("_name") or model.get("arch")
     if FAMILY_OF.get(name) != "":  # our own students have settings of their own
         refused = [f"_name={name} is not supported ({NOT_COMPUTED[name]})"] if name in NOT_COMPUTED else []
         refused += find_refused(model, of_a_run=not contents.has_sections)
         if refused:
             more = [f"and {len(refused) - 5} more"] if len(refused) > 5 else []
-            raise UserError(f"{path} cannot be used: {'; '.join(refused[:5] + more)}")
+            said = "; ".join(refused[:5] + more)
+            raise UserError(f"{path} cannot be used: {said}. What loads: docs/checkpoints.md")
     family = find_family(name, model, task, contents.weights)
     if family is None and not name and not contents.has_sections:
         family = "wavlm"  # Microsoft's files have no name
     if family is None:
         raise UserError(
             f"{path}: architecture {reprlib.repr(name)} is not supported; supported: {', '.join(FAMILY_OF)}, and what "
-            "is derived from these with their settings or built around them; no setting here tells of either"
+            "its settings show to be derived from these or built around them. If its network is one of these, save it "
+            "with that _name (docs/checkpoints.md)"
         )
     return str(name or NAME_OF[family]), family
 
