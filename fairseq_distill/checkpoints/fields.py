@@ -90,6 +90,7 @@ REFUSED: Dict[str, Refused] = {
     "modalities": Refused((), "the network of data2vec 2.0"),
     "squeeze_factor": Refused((0, 1), "layers at another frame rate (SEW)"),
     "use_rel_pos_enc": Refused((False, 0), "relative positions inside attention (SpeechT5)"),
+    "scaling_for_att": Refused((1,), "attention of another scale (SpeechT5)"),
 }
 
 # words in the name of a setting, of a model unknown here, that say that it may change the numbers, or only the training

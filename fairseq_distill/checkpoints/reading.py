@@ -180,7 +180,7 @@ def _find_name(path: PathLike, contents: Contents) -> Tuple[str, str]:
             said = "; ".join(refused[:5] + more)
             raise UserError(f"{path} cannot be used: {said}. What loads: docs/checkpoints.md")
     family = find_family(name, model, task, contents.weights)
-    if family is None and not name and not contents.has_sections:
+    if family is None and not name and not contents.has_sections and "encoder_layers" in model:
         family = "wavlm"  # Microsoft's files have no name
     if family is None:
         raise UserError(

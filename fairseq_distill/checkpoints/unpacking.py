@@ -86,10 +86,7 @@ def unpack(path: PathLike, state: Any) -> Contents:
     """
     settings, model = _find_containers(path, state)
     weights, others = _collect_tensors(path, model)
-    extra = state.get("extra_state")
-    average = extra.get("ema") if isinstance(extra, dict) else None
-    if isinstance(average, dict):  # fairseq's `ema.store_ema`; the model's own weights are what fairseq loads
-        others["extra_state.ema"] = len(average)
+    others.update(_count_averages(state))
     prefix = _find_prefix(path, weights)
     settings = _find_settings(path, settings, prefix)
     inside = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
@@ -123,8 +120,11 @@ def _find_containers(path: PathLike, state: Any) -> Tuple[Dict, Dict]:
         )
     for name in ("cfg", "args", "hyper_parameters"):
         settings = _check_settings(path, name, state.get(name))
+        if name == "hyper_parameters":  # whatever the module was given, the encoder's settings or not
+            settings = next((v for v in map(settings.get, ("cfg", "args")) if isinstance(v, dict)), settings)
+            settings = settings if any(_list_settings({name: settings}, set())) else {}
         if settings:
-            return next((v for v in map(settings.get, ("cfg", "args")) if isinstance(v, dict)), settings), weights
+            return settings, weights
     raise _miss_settings(path, "holds neither 'cfg' nor 'args', the settings of its weights")
 
 
@@ -182,6 +182,16 @@ def _find_prefix(path: PathLike, weights: Mapping[str, Tensor]) -> str:
     return originals.pop()
 
 
+def _count_averages(state: Mapping) -> Dict[str, int]:
+    """Tensors of moving averages beside the model, whose own weights are what fairseq loads and is taken here."""
+    extra = state.get("extra_state")  # fairseq's, with `ema.store_ema`
+    places = {
+        **state,
+        **{f"extra_state.{key}": value for key, value in (extra if isinstance(extra, dict) else {}).items()},
+    }
+    return {key: len(value) for key, value in places.items() if isinstance(value, dict) and _is_average(str(key))}
+
+
 def _is_average(prefix: str) -> bool:
     """Whether a prefix names a moving average of the model."""
     return any("ema" in part.lower().split("_") for part in prefix.split("."))
@@ -201,10 +211,11 @@ def _find_settings(path: PathLike, settings: Dict, prefix: str) -> Dict:
             f"{path} is fine-tuned but lacks the settings of the encoder inside it (model.w2v_args), whose weights are "
             f"{prefix}*: give the pretrained checkpoint instead"
         )
-    if model.get("layer_type"):  # fairseq adds adapters (MMS) to the encoder that it fine-tunes
-        encoder, task = split_sections(nested[0])
-        return {**nested[0], "model": {**encoder, "layer_type": model["layer_type"]}, "task": task}
-    return nested[0]
+    if not model.get("layer_type"):
+        return nested[0]
+    encoder, _ = split_sections(nested[0])
+    encoder = {**encoder, "layer_type": model["layer_type"]}  # fairseq adds adapters (MMS) to what it fine-tunes
+    return {**nested[0], "model": encoder} if isinstance(nested[0].get("model"), dict) else encoder
 
 
 def _list_settings(settings: Mapping, seen: Set[int]) -> Iterator[Dict]:

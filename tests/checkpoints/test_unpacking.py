@@ -134,10 +134,12 @@ def test_the_average_that_fairseq_keeps_in_its_extra_state(tmp_path, caplog):
     model = layouts.build_hubert()
     path = layouts.write_hubert(tmp_path / "ema.pt", model, True)
     state = torch.load(path, weights_only=False)
-    state["extra_state"]["ema"] = {key: torch.zeros_like(value) for key, value in state["model"].items()}
-    torch.save(state, path)
     count = len(state["model"])
-    assert left_out(path, caplog) == f"extra_state.ema ({count}), final_proj (2), label_embs_concat (1)"
+    for place, name in ((state["extra_state"], "ema"), (state, "model_ema")):
+        place[name] = {key: torch.zeros_like(value) for key, value in state["model"].items()}
+    torch.save(state, path)
+    averages = f"extra_state.ema ({count}), final_proj (2), label_embs_concat (1), model_ema ({count})"
+    assert left_out(path, caplog) == averages
     assert_same(load_encoder(path), model, True, padded=True)
 
 
@@ -194,6 +196,7 @@ WITHOUT_SETTINGS = {
     "bare": lambda weights: weights,
     "under model": lambda weights: {"model": weights},
     "under state_dict": lambda weights: {"state_dict": weights, "epoch": 3},
+    "under state_dict, other settings": lambda weights: {"state_dict": weights, "hyper_parameters": {"lr": 0.1}},
     "settings empty": lambda weights: {"model": weights, "args": Namespace(), "cfg": None},
 }
 
