@@ -100,6 +100,23 @@ def test_an_encoder_inside_another_model_has_the_settings_inside(place, name, tm
     assert describe(str(path))["parameters"]["with_heads"] == parameters  # what is around counts too
 
 
+@torch.no_grad()
+def test_layers_that_fine_tuning_adds_to_an_encoder_of_the_argparse_era(tmp_path):
+    """fairseq hands `layer_type` on to the encoder inside, whose settings are one namespace."""
+    model = layouts.build_wav2vec2(**LARGE)
+    path = layouts.write_wav2vec_ctc(tmp_path / "ctc.pt", model, True, argparse_era=True)
+    state = torch.load(path, weights_only=False)
+    state["args"].layer_type = "transformer"
+    torch.save(state, path)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.settings == {} and "context_window" not in checkpoint.unknown
+    assert_same(load_encoder(path), model, True, padded=True)
+    state["args"].layer_type = "trf_adp"
+    torch.save(state, path)
+    with pytest.raises(UserError, match="layer_type=trf_adp is not supported"):
+        load_encoder(path)
+
+
 def test_several_encoders_are_ambiguous_and_several_settings_too(tmp_path):
     model = layouts.build_hubert()
     weights = {place + key: value for place in ("student.", "teacher.") for key, value in model.state_dict().items()}
