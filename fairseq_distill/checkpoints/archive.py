@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO, Iterable, Iterator, Optional, Tuple, Union
 
+import torch
 from torch import Tensor
 
 from ..errors import UserError
@@ -71,7 +72,8 @@ def check_storages(path: Union[str, Path], tensors: Iterable[Tensor]) -> None:
             return
         with zipfile.ZipFile(file) as archive:
             sizes = Counter(entry.file_size for entry in archive.infolist())
-    storages = {storage.data_ptr(): storage.nbytes() for storage in (tensor.untyped_storage() for tensor in tensors)}
+    plain = [tensor.untyped_storage() for tensor in tensors if tensor.layout is torch.strided and not tensor.is_nested]
+    storages = {storage.data_ptr(): storage.nbytes() for storage in plain}
     if Counter(storages.values()) - sizes:
         raise UserError(f"{path} is damaged: a tensor has not the size of its entry; copy or download it again")
 

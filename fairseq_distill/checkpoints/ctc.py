@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from ..data.token_dictionary import TokenDictionary, restore_dictionary
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
-from .reading import EncoderCheckpoint, build_encoder, collect_tensors, read_checkpoint
+from .reading import EncoderCheckpoint, build_encoder, read_checkpoint
 from .safe_load import PathLike, read_pickled, to_plain
 from .tensors import check_weights
+from .unpacking import collect_tensors
 
 _ENCODER = "w2v_encoder.w2v_model."
 _OUTPUT = "w2v_encoder.proj."
@@ -80,7 +81,7 @@ def read_ctc(path: PathLike, pretrained: Optional[PathLike] = None) -> CtcCheckp
     held = state if isinstance(state, dict) else {}
     settings = to_plain(held.get("cfg")) or to_plain(held.get("args")) or {}
     model, task = _section(settings, "model"), _section(settings, "task")
-    weights = collect_tensors(held["model"])[0] if isinstance(held.get("model"), dict) else {}
+    weights = collect_tensors(path, held["model"])[0] if isinstance(held.get("model"), dict) else {}
     _check_is_ctc(path, model, settings, weights)
     check_weights(path, weights)
     encoder = build_encoder(_read_encoder(path, model, weights, pretrained))

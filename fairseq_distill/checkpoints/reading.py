@@ -1,15 +1,11 @@
-"""Every checkpoint layout that people have -> (encoder settings, weights). No other file knows about file formats.
+"""Every checkpoint that people have -> (encoder settings, weights), whatever its name.
 
-file                                    settings                          weights under
-HuBERT, data2vec, wav2vec 2.0 (hydra)   cfg.model, cfg.task               (nothing)
-wav2vec 2.0 (argparse)                  args                              (nothing)
-fine-tuned, CTC                         cfg.model.w2v_args or args....    w2v_encoder.w2v_model.
-fine-tuned, sequence to sequence        the same                          encoder.w2v_model.
-WavLM as Microsoft ships it             cfg (flat)                        (nothing)
-students of this plugin                 cfg.model, cfg.task               (nothing)
+`unpacking` says where a file keeps them, `families` whose arithmetic they ask for, `fields` which settings are
+followed, harmless or refused. No other folder knows about file formats.
 """
 
 import logging
+import re
 import reprlib
 from collections import Counter
 from dataclasses import dataclass, field, fields
@@ -24,40 +20,23 @@ from ..encoder.config import DEFAULT_SAMPLE_RATE, EncoderConfig
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 from ..pruning.gates import add_gates
-from .archive import check_storages
-from .safe_load import PathLike, read_pickled, to_plain
+from .families import FAMILY_OF, NAME_OF, NOT_COMPUTED, find_family
+from .fields import find_refused, list_unknown
+from .safe_load import PathLike, read_pickled
 from .tensors import check_weights
+from .unpacking import Contents, unpack
 
 logger = logging.getLogger(__name__)
 
-# fairseq's names of models -> whose arithmetic they follow; our own students say so in their settings
-_FAMILIES = {
-    "hubert": "hubert",
-    "wav2vec2": "wav2vec2",
-    "data2vec_audio": "data2vec",
-    "wavlm": "wavlm",
-    "speech_student": "",
-    "speech_multitask": "",
-}
-_OTHER_NAMES = {
-    # Microsoft keeps the position bias that all layers share in layer 0, see `TransformerEncoder`
-    "layers.0.self_attn.relative_attention_bias.": "relative_attention_bias.",
-    # torch's parametrised weight norm, of files that were saved again
-    ".parametrizations.weight.original0": ".weight_g",
-    ".parametrizations.weight.original1": ".weight_v",
-}
-_FINE_TUNED_PREFIXES = ("w2v_encoder.w2v_model.", "encoder.w2v_model.")
 # parts that an encoder has whole: a weight in them that it has no place for means that the settings are not the file's
 _OWN_PARTS = (
-    "encoder.layers.",
-    "encoder.pos_conv.",
-    "encoder.layer_norm.",
-    "encoder.relative_attention_bias.",
-    "encoder.time_reduction.",
+    "encoder.",
     "feature_extractor.",
     "layer_norm.",
     "mask_emb",
     "post_extract_proj.",
+    "input_quantizer.",
+    "project_inp.",
     "gates.",
 )
 
@@ -71,10 +50,12 @@ class EncoderCheckpoint:
         name: the model's name in fairseq ("wavlm" for Microsoft's).
         config: the encoder's settings.
         weights: state dict of the file with the encoder's names, still with what an encoder does not need.
+        around: weights of the model that the encoder stands in, such as a fine-tuned one's.
         sample_rate: in Hz, of the audio it was trained on.
         settings: all settings of the run that trained the encoder, as plain values, by section; empty in files from
             before fairseq had sections, and in Microsoft's.
         others: what else stands among the file's weights, with its number of tensors (data2vec's moving average).
+        unknown: settings of its model that are not known here, and whose names do not speak of the network.
     """
 
     path: PathLike
@@ -84,19 +65,23 @@ class EncoderCheckpoint:
     sample_rate: int
     settings: Dict[str, Any] = field(default_factory=dict)
     others: Dict[str, int] = field(default_factory=dict)
+    around: Dict[str, Tensor] = field(default_factory=dict)
+    unknown: List[str] = field(default_factory=list)
 
     def describe(self) -> str:
         """One line for the log."""
         c = self.config
         norm = "pre-norm" if c.layer_norm_first else "post-norm"
-        return f"{self.name} ({c.encoder_layers} layers x {c.encoder_embed_dim}, {norm}) from {self.path}"
+        taken = "" if self.name in FAMILY_OF else f"taken for {c.family} by its settings, "
+        return f"{self.name} ({taken}{c.encoder_layers} layers x {c.encoder_embed_dim}, {norm}) from {self.path}"
 
 
 def load_encoder(path: PathLike) -> SpeechEncoder:
     """Load the encoder of any supported checkpoint: evaluation mode, float32, CPU; waves are normalised as it needs.
 
     Args:
-        path: a file of HuBERT, wav2vec 2.0, data2vec audio (each also fine-tuned), WavLM or a student of ours.
+        path: a file of HuBERT, wav2vec 2.0, data2vec audio, WavLM, of what is derived from these with the same network
+            or built around it, or a student of ours (docs/checkpoints.md).
 
     Returns:
         `SpeechEncoder`; call it with waves (batch, samples) at 16 kHz. float32 weights stay mapped from the file, so
@@ -121,6 +106,10 @@ def build_encoder(checkpoint: EncoderCheckpoint) -> SpeechEncoder:
     weights = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
     # torch's own method: fairseq's does not know `assign`, which takes the file's tensors as they are
     nn.Module.load_state_dict(encoder, weights, assign=True)
+    unknown = checkpoint.unknown
+    if unknown:
+        more = f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
+        logger.info(f"{path}: settings that are not known here, taken for harmless: {', '.join(unknown[:12])}{more}")
     logger.info(f"loaded {checkpoint.describe()}; left out: {', '.join(dropped) or 'nothing'}")
     encoder.normalize_input = checkpoint.config.normalize
     return encoder.eval()
@@ -134,27 +123,27 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
             finite weights.
     """
     state = read_pickled(path)
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        keys = ", ".join(map(str, list(state)[:8])) if isinstance(state, dict) else ""
-        found = f"holds {keys or 'nothing'}" if isinstance(state, dict) else f"is a {type(state).__name__}"
-        raise UserError(
-            f"{path} is no fairseq or WavLM checkpoint, which holds 'model' with 'cfg' or 'args'; this one {found}"
-        )
     try:
-        weights, others = collect_tensors(state["model"])
-        settings, weights = _find_settings(path, state, weights)
-        model, task = _split(settings)
-        name = _find_name(path, model, weights)
-        config = _make_config(name, model, task)
-        sample_rate = int(task.get("sample_rate") or DEFAULT_SAMPLE_RATE)
-    except (ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+        contents = unpack(path, state)
+        name, family = _find_name(path, contents)
+        config = _make_config(family, contents)
+        sample_rate = int(contents.task.get("sample_rate") or DEFAULT_SAMPLE_RATE)
+        _leave_out_speaker_layers(contents, config.encoder_layers)
+    except (ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
         raise UserError(f"{path} cannot be used: {str(error) or type(error).__name__:.400}") from error
-    _check_counts(path, config, weights)
-    own = {key: value for key, value in weights.items() if key.startswith(_OWN_PARTS)}
-    check_weights(path, own)
-    check_storages(path, own.values())
-    sections = settings if model is not settings else {}
-    return EncoderCheckpoint(path, name, config, weights, sample_rate, sections, others)
+    _check_counts(path, config, contents.weights)
+    check_weights(path, {key: value for key, value in contents.weights.items() if key.startswith(_OWN_PARTS)})
+    return EncoderCheckpoint(
+        path=path,
+        name=name,
+        config=config,
+        weights=contents.weights,
+        sample_rate=sample_rate,
+        settings=contents.settings if contents.has_sections else {},
+        others=contents.others,
+        around=contents.around,
+        unknown=list_unknown(contents.model, of_a_run=not contents.has_sections) if family else [],
+    )
 
 
 def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tuple[Dict[str, Tensor], List[str]]:
@@ -178,86 +167,45 @@ def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tup
     for key in theirs.keys() - wanted.keys():
         if key.startswith(_OWN_PARTS):
             problems.append(f"{key} has no place in these settings")
+    for key in [*(theirs.keys() - wanted.keys()), *checkpoint.around]:
         parts = key.split(".")
-        left_out[".".join(parts[: 2 if parts[0] in ("encoder", "w2v_encoder") else 1])] += 1
+        module = ".".join(parts[: 2 if parts[0] in ("encoder", "w2v_encoder") else 1])
+        left_out[re.sub(r"\d+$", "", module)] += 1
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise UserError(f"{checkpoint.path}: the weights do not fit the settings of {checkpoint.name}: {shown}")
     return {key: theirs[key] for key in wanted}, [f"{module} ({n})" for module, n in sorted(left_out.items())]
 
 
-def collect_tensors(model: Mapping) -> Tuple[Dict[str, Tensor], Dict[str, int]]:
-    """(tensors by name, number of tensors of each entry that is no tensor but a collection of them)."""
-    # without what a pickle may hang on a tensor: hooks, attributes
-    weights = {_rename(str(key)): value.detach() for key, value in model.items() if isinstance(value, Tensor)}
-    others = {str(key): value for key, value in model.items() if not isinstance(value, Tensor)}
-    return weights, {key: len(value) if isinstance(value, dict) else 1 for key, value in others.items()}
-
-
-def _rename(key: str) -> str:
-    """A tensor's name as fairseq has it, where another hand has written the file."""
-    for theirs, ours in _OTHER_NAMES.items():
-        key = key.replace(theirs, ours)
-    return key
-
-
-def _find_settings(path: PathLike, state: Mapping, weights: Dict[str, Tensor]) -> Tuple[Dict, Dict[str, Tensor]]:
-    """(settings, weights) of the encoder, taken out of a fine-tuned model around it."""
-    cfg, args = to_plain(state.get("cfg")), to_plain(state.get("args"))
-    if cfg and "model" not in cfg:  # Microsoft's: flat, and the task's settings among the model's
-        return {"_name": "wavlm", **cfg}, weights
-    if not cfg and not args:
+def _find_name(path: PathLike, contents: Contents) -> Tuple[str, str]:
+    """(the model's name in fairseq, its family), told by settings and weights where the name is new or missing."""
+    model, task = contents.model, contents.task
+    name: Any = model.get("_name") or model.get("arch")
+    if FAMILY_OF.get(name) != "":  # our own students have settings of their own
+        refused = [f"_name={name} is not supported ({NOT_COMPUTED[name]})"] if name in NOT_COMPUTED else []
+        refused += find_refused(model, of_a_run=not contents.has_sections)
+        if refused:
+            more = [f"and {len(refused) - 5} more"] if len(refused) > 5 else []
+            said = "; ".join(refused[:5] + more)
+            raise UserError(f"{path} cannot be used: {said}. What loads: docs/checkpoints.md")
+    family = find_family(name, model, task, contents.weights)
+    if family is None and not name and not contents.has_sections and "encoder_layers" in model:
+        family = "wavlm"  # Microsoft's files have no name
+    if family is None:
         raise UserError(
-            f"{path} holds neither 'cfg' nor 'args': fairseq did not write it, or its settings were removed"
+            f"{path}: architecture {reprlib.repr(name)} is not supported; supported: {', '.join(FAMILY_OF)}, and what "
+            "its settings show to be derived from these or built around them. If its network is one of these, save it "
+            "with that _name (docs/checkpoints.md)"
         )
-    prefix = next((p for p in _FINE_TUNED_PREFIXES if any(key.startswith(p) for key in weights)), None)
-    model, _ = _split(cfg or args)
-    if prefix is None and model.get("_name") == "speech_multitask":  # its encoder is a module like any other
-        return cfg, _strip("encoder.", weights)
-    if prefix is None:
-        return cfg or args, weights
-    inner = model.get("w2v_args")
-    if not inner:
-        raise UserError(
-            f"{path} is fine-tuned but lacks the settings of the encoder inside it (model.w2v_args): "
-            "give the pretrained checkpoint instead"
-        )
-    if model.get("layer_type"):  # fairseq adds adapters (MMS) to the encoder that it fine-tunes
-        encoder, task = _split(inner)
-        inner = {"model": {**encoder, "layer_type": model["layer_type"]}, "task": task}
-    return inner, _strip(prefix, weights)
+    return str(name or NAME_OF[family]), family
 
 
-def _strip(prefix: str, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """The weights, those with the prefix without it."""
-    return {key[len(prefix) :] if key.startswith(prefix) else key: value for key, value in weights.items()}
-
-
-def _split(settings: Dict) -> Tuple[Dict, Dict]:
-    """(model settings, task settings): two sections in the hydra era, one namespace for all in the argparse era."""
-    if isinstance(settings.get("model"), dict):
-        return settings["model"], settings.get("task") or {}
-    return settings, settings
-
-
-def _find_name(path: PathLike, model: Mapping, weights: Mapping) -> str:
-    name = model.get("_name") or model.get("arch")
-    if not name:  # some files lost the name; what only one family has tells it
-        marks = {"label_embs_concat": "hubert", "quantizer.": "wav2vec2"}
-        name = next((family for mark, family in marks.items() if any(key.startswith(mark) for key in weights)), None)
-    if name not in _FAMILIES:
-        raise UserError(
-            f"{path}: architecture {reprlib.repr(name)} is not supported; supported: {', '.join(_FAMILIES)} "
-            "(wavlm as Microsoft ships it), and hubert_ctc, wav2vec_ctc or wav2vec_seq2seq models fine-tuned from these"
-        )
-    return name
-
-
-def _make_config(name: str, model: Mapping, task: Mapping) -> EncoderConfig:
+def _make_config(family: str, contents: Contents) -> EncoderConfig:
     """The encoder's settings, checked; ValueError, naming the setting, where they are not supported."""
+    model, task = contents.model, contents.task
     config = EncoderConfig.from_settings(model)
-    config.family = _FAMILIES[name] or config.family
-    if _FAMILIES[name]:
+    if family:
+        config.family = family
         config.normalize = bool(task.get("normalize", model.get("normalize")) or False)
     for f in fields(config):
         value = getattr(config, f.name)
@@ -268,12 +216,21 @@ def _make_config(name: str, model: Mapping, task: Mapping) -> EncoderConfig:
             wrong = not all(isinstance(item, (int, float, str)) for item in value or ())
         if wrong:
             raise ValueError(f"{f.name}={reprlib.repr(value)} is not of type {f.type}")
-    if model.get("quantize_input"):
-        raise ValueError("quantize_input of wav2vec 2.0 is not supported")
-    if (model.get("crop_seq_to_multiple") or 1) > 1:
-        raise ValueError(f"crop_seq_to_multiple={model['crop_seq_to_multiple']} of wav2vec 2.0 is not supported")
     config.check()
+    if "post_extract_proj.weight" in contents.weights and not config.has_projection:
+        config.project_features = True  # data2vec's kin have it at any width
     return config
+
+
+def _leave_out_speaker_layers(contents: Contents, depth: int) -> None:
+    """ContentVec: layers behind the encoder's that see the speaker, and that no feature comes from."""
+    behind = int(contents.model.get("encoder_layers_1") or 0)
+    for key in list(contents.weights) if behind > 0 else ():
+        layer = re.match(r"encoder\.layers\.(\d+)\.", key)
+        is_behind = layer is not None and depth <= int(layer[1]) < depth + behind
+        if is_behind or key.startswith("encoder.cond"):
+            del contents.weights[key]
+            contents.others[".".join(key.split(".")[: 3 if layer else 2])] += 1
 
 
 def _check_counts(path: PathLike, config: EncoderConfig, weights: Mapping) -> None:

@@ -47,9 +47,8 @@ def describe(path: str, seconds: float = 10.0, measure: bool = False) -> Dict[st
     cfg = checkpoint.config
     parts = measure_parts(cfg, seconds)
     # all in the file, but for what only pruning needs
-    counted = [
-        value.numel() for key, value in checkpoint.weights.items() if not key.startswith(("gates.", "size_loss."))
-    ]
+    needed = [value for key, value in checkpoint.weights.items() if not key.startswith(("gates.", "size_loss."))]
+    counted = [value.numel() for value in (*needed, *checkpoint.around.values())]
     return {
         "checkpoint": str(path),
         "model": checkpoint.name,

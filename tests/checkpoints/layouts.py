@@ -57,7 +57,7 @@ def plain_settings(config: Any, **changes: Any) -> Dict[str, Any]:
 
 def build_hubert(**changes: Any) -> HubertModel:
     """Stock HuBERT of SMALL shape."""
-    config = HubertConfig(label_rate=400.0, **{**SMALL, **changes})
+    config = HubertConfig(**{**SMALL, "label_rate": 400.0, **changes})
     model = randomize(HubertModel(config, SimpleNamespace(sample_rate=16_000), [build_dictionary(12)]))
     model.cfg = config  # fairseq's other models keep theirs
     return model

@@ -92,13 +92,9 @@ SETTINGS = {
     "heads": (dict(encoder_attention_heads=5), "encoder_embed_dim=48 is not a multiple of encoder_attention_heads=5"),
     "text for a number": (dict(encoder_layers="3"), "encoder_layers='3' is not of type"),
     "number for a choice": (dict(extractor_mode=3), "extractor_mode=3 is not of type"),
-    "adapters": (dict(layer_type="trf_adp"), "layer_type=trf_adp is not supported; supported: transformer"),
+    "adapters": (dict(layer_type="trf_adp"), "layer_type=trf_adp is not supported"),
     "conformer": (dict(layer_type="conformer"), "layer_type=conformer is not supported"),
     "activation": (dict(activation_fn="swish"), "activation_fn=swish is not supported"),
-    "architecture": (
-        dict(_name="speech_to_text"),
-        "architecture 'speech_to_text' is not supported; supported: hubert, wav2vec2",
-    ),
     "architecture no text": (dict(_name=["hubert"]), "hubert.pt"),
     "no architecture": (dict(_name=None), None),
 }
