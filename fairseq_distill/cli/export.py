@@ -5,23 +5,24 @@ import json
 from pathlib import Path
 from typing import Any, Dict
 
+from ..export.comparison import TOLERANCE
 from ..export.source import read_source
 from ..export.writing import FORMATS, export
 from .formatting import align
 
 HELP = "a uniform student as a file of stock fairseq or WavLM, for tools that do not know this package"
-EPILOG = """formats:
-{formats}
+_FORMATS = "\n".join(f"  {name:<10}{module.HELP}" for name, module in FORMATS.items())
+EPILOG = f"""formats:
+{_FORMATS}
 
 examples:
   fairseq-distill export student.pt hubert_small.pt --format fairseq
   fairseq-distill export small_wavlm.pt WavLM-Small.pt --format wavlm
 
 The encoder alone is written, of a fine-tuned model too. Before the file is put in place, the other code runs it: waves
-of several lengths and a padded batch, every layer; nothing is written if one differs by more than 1e-5 of its size. A
-student with a shape that the format has no setting for is refused with that setting. A teacher may be given too.""".format(
-    formats="\n".join(f"  {name:<10}{module.HELP}" for name, module in FORMATS.items())
-)
+of several lengths and a padded batch, every layer; nothing is written if one differs by more than {TOLERANCE:g} of its
+size. A student with a shape that the format has no setting for is refused with that setting. A teacher may be given
+too."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,10 +57,8 @@ def run(args: argparse.Namespace) -> None:
 def format_table(found: Dict[str, Any]) -> str:
     """What was written, for people."""
     waves = "normalised" if found["normalize"] else "not normalised"
-    facts = {
-        "model": f"{found['model']}, {found['layers']} layers x {found['width']}, waves at {found['sample_rate']} Hz, "
-        f"{waves}",
-    }
+    shape = f"{found['layers']} layers x {found['width']}"
+    facts = {"encoder": f"{found['model']}, {shape}, waves at {found['sample_rate']} Hz, {waves}"}
     if "final_proj" in found:
         facts["final_proj"] = found["final_proj"]
     facts["left out"] = ", ".join(found["left_out"]) or "nothing"

@@ -79,7 +79,7 @@ def open_file(path: Path, source: Source) -> Reader:
 
 
 def build_torchaudio(cfg: EncoderConfig, weights: Mapping[str, Tensor]) -> Any:
-    """torchaudio's WavLM of these settings and weights.
+    """WavLM of these settings and weights as torchaudio has it.
 
     Raises:
         UserError: torchaudio is not installed.

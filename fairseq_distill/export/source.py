@@ -72,13 +72,14 @@ def simplify(cfg: EncoderConfig) -> EncoderConfig:
     """
     changes: Dict[str, Any] = {}
     default = EncoderConfig()
-    width, heads, ffn_dims = cfg.encoder_embed_dim, set(cfg.heads), set(cfg.ffn_dims)
-    if heads == {cfg.encoder_attention_heads}:
+    heads, ffn_dims = set(cfg.heads), set(cfg.ffn_dims)
+    as_bias = heads == {cfg.encoder_attention_heads}
+    if as_bias:
         changes["layer_heads"] = []
-    if len(heads) == 1 and max(heads) * cfg.attention_head_dim == width:
-        # WavLM's position bias has as many heads as the settings say, whatever layers have
-        if heads == {cfg.encoder_attention_heads} or not cfg.relative_position_embedding:
-            changes.update(layer_heads=[], head_dim=0, encoder_attention_heads=max(heads))
+    fill = len(heads) == 1 and max(heads) * cfg.attention_head_dim == cfg.encoder_embed_dim
+    # WavLM's position bias has encoder_attention_heads, whatever layers have
+    if fill and (as_bias or not cfg.relative_position_embedding):
+        changes.update(layer_heads=[], head_dim=0, encoder_attention_heads=max(heads))
     if len(ffn_dims) == 1 and max(ffn_dims) > 0:
         changes.update(layer_ffn_dims=[], encoder_ffn_embed_dim=max(ffn_dims))
     all_heads = list(range(cfg.encoder_attention_heads))

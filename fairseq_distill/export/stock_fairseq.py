@@ -39,11 +39,12 @@ _KINDS = {
 
 def describe(source: Source) -> Dict[str, Any]:
     """The name of the model that is written, where its final projection is from, and what stays behind."""
-    found = "final_proj.weight" in source.checkpoint.weights
+    kind = _find_kind(source)
+    found = bool(_find_projection(kind, source))
     return {
-        "model": _find_kind(source).model,
+        "model": kind.model,
         "final_proj": "of the checkpoint" if found else "identity, as the checkpoint has none",
-        "left_out": [name for name in source.left_out if not name.startswith("final_proj ")],
+        "left_out": [name for name in source.left_out if not (found and name.startswith("final_proj "))],
     }
 
 
@@ -106,15 +107,24 @@ def _find_settings(kind: _Kind) -> type:
     return MODEL_DATACLASS_REGISTRY[kind.model]
 
 
+def _find_projection(kind: _Kind, source: Source) -> Dict[str, Tensor]:
+    """The checkpoint's final projection, by name; empty where it has none that the stock model has a place for."""
+    found = {key: value.float() for key, value in source.checkpoint.weights.items() if key.startswith("final_proj.")}
+    width = source.config.encoder_embed_dim
+    shapes = {key: tuple(value.shape) for key, value in found.items()}
+    rows = width if kind.model == "data2vec_audio" else shapes.get("final_proj.bias", (0,))[0]
+    return found if shapes == {"final_proj.weight": (rows, width), "final_proj.bias": (rows,)} else {}
+
+
 def _add_heads(kind: _Kind, source: Source, weights: Dict[str, Tensor]) -> int:
     """Add what stock models have besides the encoder; returns how wide their final projection is.
 
     Tools call `final_proj`, none reads the others.
     """
-    found, width = source.checkpoint.weights, source.config.encoder_embed_dim
-    matrix = found.get("final_proj.weight", torch.eye(width))
-    weights["final_proj.weight"] = matrix.float()
-    weights["final_proj.bias"] = found.get("final_proj.bias", torch.zeros(len(matrix))).float()
+    width = source.config.encoder_embed_dim
+    identity = {"final_proj.weight": torch.eye(width), "final_proj.bias": torch.zeros(width)}
+    weights.update(_find_projection(kind, source) or identity)
+    matrix = weights["final_proj.weight"]
     if kind.model == "hubert":
         weights["label_embs_concat"] = torch.empty(0, len(matrix))
     elif kind.model == "wav2vec2":

@@ -44,6 +44,8 @@ def _check_file(source: Source, module: ModuleType, partial: Path, output: Path)
     """Compare what was written with the encoder."""
     try:
         differences = compare(source.encoder, module.open_file(partial, source))
+    except UserError:
+        raise
     except Exception as error:  # whatever another's code raises
         raise UserError(
             f"{output} is not written: {module.READER} does not run what was exported from {source.checkpoint.path}: "
