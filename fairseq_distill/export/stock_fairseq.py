@@ -58,7 +58,11 @@ def write(source: Source, path: Path) -> None:
     """Write the checkpoint."""
     kind, weights = _find_kind(source), dict(source.encoder.state_dict())
     final_dim = _add_heads(kind, source, weights)
-    cfg = {"_name": None, "model": _make_model_settings(kind, source, final_dim), "task": _make_task(kind, source)}
+    cfg = {
+        **dict.fromkeys(("_name", "criterion", "optimizer", "lr_scheduler")),  # fine-tuning overwrites them
+        "model": _make_model_settings(kind, source, final_dim),
+        "task": _make_task(kind, source),
+    }
     task_state: Dict[str, Any] = {"dictionaries": []} if kind.model == "hubert" else {}
     torch.save(make_state(cfg, weights, task_state), path)
 
