@@ -1,7 +1,7 @@
 """Write a student as fairseq writes checkpoints."""
 
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 import torch
 
@@ -27,18 +27,24 @@ def save_pruned(path: PathLike, checkpoint: EncoderCheckpoint, pruned: PrunedEnc
     if path.exists() and path.samefile(checkpoint.path):
         raise UserError(f"{path} is the file that is being pruned: give the result another name")
     heads = {key: value for key, value in checkpoint.weights.items() if key.startswith(_HEADS)}
-    state = {
+    cfg = {**checkpoint.settings, **_describe(checkpoint, pruned, bool(heads))}
+    state = make_state(cfg, {**pruned.weights, **heads})
+    write_whole(path, lambda partial: torch.save(state, partial))
+
+
+def make_state(cfg: Dict[str, Any], weights: Dict[str, Any], task_state: Optional[Dict[str, Any]] = None) -> Dict:
+    """What fairseq's loader asks of a checkpoint: settings, weights, and a training that has not begun."""
+    return {
         "args": None,
-        "cfg": {**checkpoint.settings, **_describe(checkpoint, pruned, bool(heads))},
-        "model": {**pruned.weights, **heads},
+        "cfg": cfg,
+        "model": weights,
         "optimizer_history": [
             {"criterion_name": "none", "optimizer_name": "none", "lr_scheduler_state": {}, "num_updates": 0}
         ],
-        "task_state": {},
+        "task_state": task_state or {},
         "extra_state": {"train_iterator": {"epoch": 1}},
         "last_optimizer_state": None,
     }
-    write_whole(path, lambda partial: torch.save(state, partial))
 
 
 def _describe(checkpoint: EncoderCheckpoint, pruned: PrunedEncoder, with_heads: bool) -> Dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import List, Optional
 
 from .. import __version__
 from ..errors import UserError
-from . import clusters, configs, evaluate, info, manifest, predict, prune, shapes, similarity, units
+from . import clusters, configs, evaluate, export, info, manifest, predict, prune, shapes, similarity, units
 from .subcommands import add_subcommands
 
 # Each module has a docstring, HELP, add_arguments(parser) and run(args), which prints; where needed EPILOG, and
@@ -20,6 +20,7 @@ _COMMANDS = {
     "similarity": similarity,
     "units": units,
     "prune": prune,
+    "export": export,
     "evaluate": evaluate,
     "predict": predict,
     "manifest": manifest,

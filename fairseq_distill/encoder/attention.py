@@ -20,19 +20,42 @@ class AttentionInput(NamedTuple):
         earlier_map: (batch, heads, frames, frames), the probabilities of the layer before, for a layer that reuses
             them.
         show_map: whether somebody needs the probabilities of this layer: they take memory and time.
+        frames_first: hidden states come, and are returned, as (frames, batch, width).
     """
 
     mask: Optional[Tensor] = None
     position_bias: Optional[Tensor] = None
     earlier_map: Optional[Tensor] = None
     show_map: bool = False
+    frames_first: bool = False
 
 
 # hidden states (batch, frames, width), and the map (batch, heads, frames, frames) where there is one to show
 AttentionOutput = Tuple[Tensor, Optional[Tensor]]
 
 
-class SelfAttention(nn.Module):
+class Attention(nn.Module):
+    """The attention part of a layer."""
+
+    def forward(self, x: Tensor, given: AttentionInput, gates: Optional[Tensor] = None) -> AttentionOutput:
+        """Attend within x (batch, frames, width); the map, where it is to be shown, is the one before dropout.
+
+        Args:
+            x: hidden states.
+            given: what attention needs besides.
+            gates: (heads,), or None.
+        """
+        if not given.frames_first:
+            return self.attend(x, given, gates)
+        y, attention_map = self.attend(x.transpose(0, 1), given, gates)
+        return y.transpose(0, 1), attention_map
+
+    def attend(self, x: Tensor, given: AttentionInput, gates: Optional[Tensor]) -> AttentionOutput:
+        """As `forward`, always on (batch, frames, width)."""
+        raise NotImplementedError
+
+
+class SelfAttention(Attention):
     """Multi-head self-attention over (batch, frames, width).
 
     Args:
@@ -64,14 +87,8 @@ class SelfAttention(nn.Module):
             self.grep_linear = nn.Linear(width // bias_heads, 8)
             self.grep_a = nn.Parameter(torch.ones(1, heads, 1, 1))
 
-    def forward(self, x: Tensor, given: AttentionInput, gates: Optional[Tensor] = None) -> AttentionOutput:
-        """Attend within x (batch, frames, width); the map, where it is to be shown, is the one before dropout.
-
-        Args:
-            x: hidden states.
-            given: what attention needs besides.
-            gates: (heads,), or None.
-        """
+    def attend(self, x: Tensor, given: AttentionInput, gates: Optional[Tensor]) -> AttentionOutput:
+        """See `Attention`."""
         q, k, v = (_split_heads(proj(x), self.heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
         mask = given.mask
         if given.position_bias is not None:
@@ -98,7 +115,7 @@ class SelfAttention(nn.Module):
         return update * (reset * self.grep_a - 1.0) + 2.0
 
 
-class ReusedAttention(nn.Module):
+class ReusedAttention(Attention):
     """A `SelfAttention` without queries and keys: its map is that of the layer before (ARMHuBERT, 2305.11685).
 
     The map comes as it was before dropout, and none is applied here, as in the paper's code. What that code does
@@ -112,8 +129,8 @@ class ReusedAttention(nn.Module):
         self.v_proj = nn.Linear(width, heads * head_dim)
         self.out_proj = ScaledLinear(heads * head_dim, width)
 
-    def forward(self, x: Tensor, given: AttentionInput, gates: Optional[Tensor] = None) -> AttentionOutput:
-        """Attend within x (batch, frames, width) by the earlier map, which is handed on; gates (heads,) or None."""
+    def attend(self, x: Tensor, given: AttentionInput, gates: Optional[Tensor]) -> AttentionOutput:
+        """See `Attention`: by the earlier map, which is handed on."""
         earlier_map = given.earlier_map
         assert earlier_map is not None, "the encoder skips this layer where the one before it was skipped"
         context = earlier_map @ _split_heads(self.v_proj(x), self.heads)

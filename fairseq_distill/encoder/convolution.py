@@ -12,6 +12,7 @@ from .anatomy import NO_GATES, GateValues, find_conv_axis
 from .config import EncoderConfig
 from .gated import OpenLayerNorm, ScaledConv1d
 from .padding import FrameBatchNorm, normalize_channels
+from .stock_face import has_hooks
 
 
 class ChannelNorm(nn.Module):
@@ -80,7 +81,8 @@ class ConvBlock(nn.Module):
         elif norm is not None:
             x = norm(x)
         # without gradients in place: these are the largest tensors of the whole network, and new memory is slow
-        return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
+        in_place = not (torch.is_grad_enabled() or has_hooks(*self.modules()))
+        return torch.ops.aten.gelu_(x) if in_place else F.gelu(x)
 
     def count_frames(self, lengths: Tensor) -> Tensor:
         """Frames that depend on nothing but the first `lengths` (batch,) frames of the input."""

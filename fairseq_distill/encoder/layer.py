@@ -1,6 +1,6 @@
 """One layer of the transformer, with any number of heads and neurons; either part may be absent."""
 
-from typing import Callable, Optional, Union
+from typing import Callable, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -9,9 +9,13 @@ from fairseq import utils
 from torch import Tensor
 
 from .anatomy import NO_GATES, Axis, GateValues
-from .attention import AttentionInput, AttentionOutput, ReusedAttention, SelfAttention
+from .attention import Attention, AttentionInput, AttentionOutput, ReusedAttention, SelfAttention
 from .config import EncoderConfig
 from .gated import ScaledLinear
+from .stock_face import has_hooks, run_part
+
+# (frames, batch, width), and as in fairseq a pair: the map or None, and what the feed-forward part added, of that shape
+LayerOutput = Tuple[Tensor, Tuple[Optional[Tensor], Tensor]]
 
 
 class Constant(nn.Module):
@@ -26,15 +30,15 @@ class Constant(nn.Module):
         return torch.zeros_like(x) + self.bias
 
 
-class ConstantAttention(nn.Module):
+class ConstantAttention(Attention):
     """A `SelfAttention` without heads."""
 
     def __init__(self, width: int):
         super().__init__()
         self.out_proj = Constant(width)
 
-    def forward(self, x: Tensor, given: AttentionInput, gates: Optional[Tensor] = None) -> AttentionOutput:
-        """X (batch, frames, width) to the bias of the output, and no map."""
+    def attend(self, x: Tensor, given: AttentionInput, gates: Optional[Tensor]) -> AttentionOutput:
+        """See `Attention`: the bias of the output, and no map."""
         return self.out_proj(x), None
 
 
@@ -75,8 +79,8 @@ class TransformerLayer(nn.Module):
         self.self_attn_layer_norm = nn.LayerNorm(width) if heads or not self.layer_norm_first else None
         self.final_layer_norm = nn.LayerNorm(width) if ffn_dim or not self.layer_norm_first else None
 
-    def forward(self, x: Tensor, given: AttentionInput, gates: GateValues = NO_GATES) -> AttentionOutput:
-        """The layer's output and, where it is to be shown or was reused, its attention map.
+    def forward(self, x: Tensor, given: AttentionInput, gates: GateValues = NO_GATES) -> LayerOutput:
+        """The layer's output, its attention map where it is to be shown or was reused, and its feed-forward part's.
 
         Args:
             x: (frames, batch, width), as in fairseq, whose users hook layers; the output too. These are views: all that
@@ -85,22 +89,30 @@ class TransformerLayer(nn.Module):
             gates: of this pass.
         """
         x = x.transpose(0, 1)
-        y, attention_map = self.self_attn(self.before(x, self.self_attn_layer_norm), given, gates.get(self.heads_axis))
+        y, attention_map = self.attend(self.before(x, self.self_attn_layer_norm), given, gates.get(self.heads_axis))
         x = self.after(x, y, self.self_attn_layer_norm)
         y = self.feed_forward(self.before(x, self.final_layer_norm), gates.get(self.ffn_axis))
-        return self.after(x, y, self.final_layer_norm).transpose(0, 1), attention_map
+        return self.after(x, y, self.final_layer_norm).transpose(0, 1), (attention_map, y.transpose(0, 1))
+
+    def attend(self, x: Tensor, given: AttentionInput, gates: Optional[Tensor]) -> AttentionOutput:
+        """The attention part, on (batch, frames, width) and to it."""
+        if not has_hooks(self.self_attn):
+            return self.self_attn(x, given, gates)
+        y, attention_map = self.self_attn(x.transpose(0, 1), given._replace(frames_first=True), gates)
+        return y.transpose(0, 1), attention_map
 
     def before(self, x: Tensor, norm: Optional[nn.Module]) -> Tensor:
         """What a part reads of the residual stream x: its norm in a pre-norm model."""
-        return norm(x) if self.layer_norm_first and norm is not None else x
+        return run_part(norm, x) if self.layer_norm_first and norm is not None else x
 
     def after(self, x: Tensor, y: Tensor, norm: Optional[nn.Module]) -> Tensor:
         """The residual stream x with a part's output y added: its norm in a post-norm model."""
         x = x + F.dropout(y, self.dropout, self.training)
-        return x if self.layer_norm_first or norm is None else norm(x)
+        return x if self.layer_norm_first or norm is None else run_part(norm, x)
 
     def feed_forward(self, x: Tensor, gates: Optional[Tensor] = None) -> Tensor:
         """(batch, frames, width) to the same shape; gates (neurons,) or None."""
         if self.fc1 is None:
-            return self.fc2(x)
-        return self.fc2(F.dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training), gates)
+            return run_part(self.fc2, x)
+        x = self.activation(run_part(self.fc1, x))
+        return run_part(self.fc2, F.dropout(x, self.activation_dropout, self.training), gates)

@@ -16,6 +16,7 @@ from .config import DEFAULT_SAMPLE_RATE, EncoderConfig
 from .convolution import ConvFeatureExtractor
 from .gated import OpenLayerNorm, ScaledLinear
 from .padding import mark_padding, may_have_padding, measure_moments
+from .stock_face import ExtractedFeatures, KeepingDropout
 from .transformer import TransformerEncoder
 
 # settings that HubertModel's inherited methods read as attributes of the model
@@ -93,22 +94,6 @@ class EncoderGates(nn.Module):
         raise NotImplementedError
 
 
-class ExtractedFeatures(Tuple[Tensor, Optional[Tensor]]):
-    """What `extract_features` returns: a pair as in HuBERT, with the entries of wav2vec 2.0's dictionary by name."""
-
-    named: Dict[str, Any]
-
-    def __new__(cls, pair: Tuple[Tensor, Optional[Tensor]], named: Dict[str, Any]) -> "ExtractedFeatures":
-        """The pair, and what is found by name."""
-        self = super().__new__(cls, pair)
-        self.named = named
-        return self
-
-    def __getitem__(self, key: Any) -> Any:
-        """By number or by name."""
-        return self.named[key] if isinstance(key, str) else super().__getitem__(key)
-
-
 class SpeechEncoder(HubertModel):
     """fairseq's HuBERT with convolutions and transformer of any shape, and the other families' arithmetic.
 
@@ -140,7 +125,7 @@ class SpeechEncoder(HubertModel):
         self.feature_extractor = ConvFeatureExtractor(cfg)
         self.post_extract_proj = ScaledLinear(self.embed, width) if cfg.has_projection else None
         self.dropout_input = nn.Dropout(cfg.dropout_input)
-        self.dropout_features = nn.Dropout(cfg.dropout_features)
+        self.dropout_features = KeepingDropout(cfg.dropout_features)
         self.mask_emb = nn.Parameter(torch.empty(width).uniform_())
         self.encoder = TransformerEncoder(cfg)
         self.layer_norm = OpenLayerNorm(self.embed)
@@ -196,6 +181,7 @@ class SpeechEncoder(HubertModel):
         mask: bool = True,
         features_only: bool = False,
         output_layer: Optional[int] = None,
+        layer: Optional[int] = None,
     ):
         """Masked prediction when there are targets (fairseq's HuBERT), otherwise `encode` with all layers.
 
@@ -206,19 +192,35 @@ class SpeechEncoder(HubertModel):
             target_list: label tensors of masked prediction, each (batch, labels).
             mask: as in fairseq's HuBERT.
             features_only: as in fairseq's HuBERT.
-            output_layer: as in fairseq's HuBERT.
+            output_layer: as in fairseq's HuBERT: counted from 1.
+            layer: as in fairseq's wav2vec 2.0: counted from 0.
+
+        Returns:
+            With `features_only` the dictionary of fairseq's HuBERT and wav2vec 2.0: "x", "padding_mask",
+            "layer_results", and "features", which in wav2vec 2.0 are those before their projection.
         """
+        if layer is not None:
+            if output_layer is not None:
+                raise ValueError(f"layer={layer} and output_layer={output_layer} both say where to end: give one")
+            output_layer = layer + 1
         if target_list is None and not features_only:
             return self.encode(source, padding_mask)
         source, lengths = self._measure_lengths(source, padding_mask)
         self._gates_of_pass, self._lengths_of_pass = self.draw_gates(), lengths
+        self.encoder.results_of_pass = []
         try:
             result = super().forward(source, target_list, padding_mask, mask, features_only, output_layer)
         finally:
             self._gates_of_pass, self._lengths_of_pass = NO_GATES, None
+            results, self.encoder.results_of_pass = self.encoder.results_of_pass, None
+            unprojected = self.dropout_features.take()
         if lengths is not None and "features_pen" in result:  # the mean of features that are 0 in padding
             valid = ~result["padding_mask"]
             result["features_pen"] = result["features_pen"] * (valid.numel() / valid.sum().clamp(min=1))
+        if features_only:
+            result.update(layer_results=results, projected_features=result["features"])
+            if self.cfg.family == "wav2vec2":
+                result["features"] = unprojected
         if self.encoder.time_reduction is not None:  # the inherited code knows only the features' frames
             result["features_padding_mask"] = result["padding_mask"]
             result["padding_mask"] = self.encoder.time_reduction.reduce_mask(result["padding_mask"])
@@ -231,17 +233,20 @@ class SpeechEncoder(HubertModel):
         mask: bool = False,
         ret_conv: bool = False,
         output_layer: Optional[int] = None,
-    ) -> Tuple[Tensor, Optional[Tensor]]:
-        """As in fairseq's HuBERT: (output, or with `ret_conv` the features; the padding mask of its frames).
+        layer: Optional[int] = None,
+    ) -> ExtractedFeatures:
+        """As in fairseq's HuBERT: (output, or with `ret_conv` the projected features; padding mask of its frames).
 
-        What fairseq's wav2vec 2.0 returns, and its fine-tuning reads, is there by name: "x", "padding_mask",
-        "features", and "layer_results", which are not collected and so empty.
+        What fairseq's wav2vec 2.0 returns is there by name, see `forward`. Its fourth argument is `layer`, an integer;
+        HuBERT's is `ret_conv`, a truth value: either is understood.
         """
-        result = self(source, padding_mask, mask=mask, features_only=True, output_layer=output_layer)
+        if type(ret_conv) is int:
+            ret_conv, layer = False, ret_conv
+        result = self(source, padding_mask, mask=mask, features_only=True, output_layer=output_layer, layer=layer)
         pair = result["x"], result["padding_mask"]
         if ret_conv:
-            pair = result["features"], result.get("features_padding_mask", result["padding_mask"])
-        return ExtractedFeatures(pair, {**result, "layer_results": []})
+            pair = result["projected_features"], result.get("features_padding_mask", result["padding_mask"])
+        return ExtractedFeatures(pair, result)
 
     def encode(
         self,

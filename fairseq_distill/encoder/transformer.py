@@ -1,6 +1,6 @@
 """The transformer of a speech encoder: positions, time reduction, and layers of any shape."""
 
-from typing import AbstractSet, Any, Dict, NamedTuple, Optional, Sequence, Set, cast
+from typing import AbstractSet, Any, Dict, List, NamedTuple, Optional, Sequence, Set, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from .config import EncoderConfig
 from .convolution import TimeReduction, build_positional_conv
 from .layer import TransformerLayer
 from .padding import may_have_padding
+from .stock_face import LayerResult
 
 
 class LayerOutputs(NamedTuple):
@@ -38,6 +39,7 @@ class TransformerEncoder(nn.Module):
         self.layer_norm_first = cfg.layer_norm_first
         self.exact_padding = False
         self.checkpoint_activations = cfg.checkpoint_activations
+        self.results_of_pass: Optional[List[LayerResult]] = None  # where HubertModel's forward, which drops them, runs
         self.reusing = frozenset(cfg.reuse_attention)
         self.pos_conv = build_positional_conv(cfg)
         self.time_reduction = None
@@ -70,12 +72,13 @@ class TransformerEncoder(nn.Module):
             gates: of this pass.
 
         Returns:
-            (output (batch, frames, width), empty list): fewer frames where time is reduced. Stock fairseq's layer
-            results are not collected here, see `run`.
+            (output (batch, frames, width), fairseq's results of the layers that ran, which are (frames, batch, width)):
+            fewer frames where time is reduced.
         """
         last = layer + 1 if layer is not None and 0 <= layer < len(self.layers) else len(self.layers)
-        hidden = self.run(x, padding_mask, {last}, gates=gates, allow_layerdrop=True).hidden[last]
-        return (self.finish(hidden) if layer is None else hidden), []
+        results = [] if self.results_of_pass is None else self.results_of_pass
+        hidden = self.run(x, padding_mask, {last}, gates=gates, allow_layerdrop=True, results=results).hidden[last]
+        return (self.finish(hidden) if layer is None else hidden), results
 
     def finish(self, x: Tensor) -> Tensor:
         """Final output from the last layer's: pre-norm models normalise it."""
@@ -89,6 +92,7 @@ class TransformerEncoder(nn.Module):
         maps: AbstractSet[int] = frozenset(),
         gates: GateValues = NO_GATES,
         allow_layerdrop: bool = False,
+        results: Optional[List[LayerResult]] = None,
     ) -> LayerOutputs:
         """Run up to the last layer in `keep` or `maps`, return the hidden states and attention maps asked for.
 
@@ -100,6 +104,7 @@ class TransformerEncoder(nn.Module):
             gates: of this pass.
             allow_layerdrop: skip layers at random in training, and with a layer those that reuse its map; False where
                 layers are told apart.
+            results: gets fairseq's result of each layer that runs.
         """
         unseen = None
         if padding_mask is not None:
@@ -127,9 +132,12 @@ class TransformerEncoder(nn.Module):
             if not drop:
                 given = given._replace(earlier_map=attention_map, show_map=number in showing)
                 if self.checkpoint_activations and self.training:
-                    x, attention_map = checkpoint(layer, x, given, gates, use_reentrant=False)
+                    x, (attention_map, added) = checkpoint(layer, x, given, gates, use_reentrant=False)
                 else:
-                    x, attention_map = layer(x, given, gates)
+                    x, (attention_map, added) = layer(x, given, gates)
+                if results is not None:
+                    results.append((x, None, added))
+                del added  # not kept while the next layer runs
             if number in keep:
                 outputs.hidden[number] = x.transpose(0, 1)
             if number in maps:

@@ -120,15 +120,3 @@ def test_an_output_layer_that_does_not_exist_is_the_last_as_in_stock_fairseq(sha
     mine, my_mask = ours.extract_features(waves, padding_mask=mask, output_layer=output_layer)
     assert torch.equal(my_mask, their_mask)
     assert_close(mine[~my_mask], theirs[~their_mask])
-
-
-@torch.no_grad()
-def test_extracted_features_have_the_names_that_fine_tuning_of_wav2vec2_reads():
-    encoder = SpeechEncoder(EncoderConfig.from_settings({**SMALL, "family": "wav2vec2"})).eval()
-    waves, mask = make_waves(padded=True)
-    extracted = encoder.extract_features(waves, padding_mask=mask)
-    x, frame_mask = extracted
-    assert extracted["x"] is x is extracted[0] and extracted["padding_mask"] is frame_mask is extracted[1]
-    assert extracted["features"].shape == x.shape and extracted["layer_results"] == []
-    with pytest.raises(KeyError):
-        extracted["targets"]

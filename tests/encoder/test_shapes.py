@@ -182,7 +182,7 @@ def test_export_with_free_batch_and_length(kind):
     "settings, word",
     [
         (dict(layer_heads=[1, 2]), "layer_heads has 2 entries"),
-        (dict(layer_ffn_dims=[1, 2, -3]), "negative"),
+        (dict(layer_ffn_dims=[1, 2, -3]), "layer_ffn_dims has an entry that is not from 0"),
         (dict(encoder_attention_heads=5), "set head_dim"),
         (dict(conv_pos_groups=7), "conv_pos_groups=7"),
         (dict(layer_type="conformer"), "layer_type=conformer"),

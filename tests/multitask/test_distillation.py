@@ -47,7 +47,7 @@ def test_an_adapter_lies_beside_the_feed_forward_part():
     layer, adapter, seen = model.encoder.encoder.layers[0], model.adapters[0], []
     layer.fc1.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     out = model(make_waves()[0])
-    (x,) = seen  # after the attention's norm, in a post-norm layer
+    x = seen[0].transpose(0, 1)  # after the attention's norm, in a post-norm layer
     hidden = (x @ adapter.down.weight.T + adapter.down.bias).clamp(min=0) @ adapter.up.weight.T + adapter.up.bias
     expected = layer.final_layer_norm(x + layer.fc2(F.gelu(layer.fc1(x))) + hidden)
     torch.testing.assert_close(out.encoder.hidden[1], expected)

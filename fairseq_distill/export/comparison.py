@@ -1,0 +1,73 @@
+"""An exported file, run by other code, beside the encoder that it was made of."""
+
+from typing import Iterator, List, NamedTuple, Optional, Protocol, Tuple
+
+import torch
+from torch import Tensor
+
+from ..encoder.model import SpeechEncoder, normalize_wave, require
+
+TOLERANCE = 1e-5
+# frames of the waves that are compared alone, of odd and even number, and of those in a padded batch
+_ALONE = (1, 2, 37, 100)
+_PADDED = (75, 49, 20)
+
+
+class Reader(Protocol):
+    """The network of an exported file as other code runs it."""
+
+    def __call__(self, waves: Tensor, padding_mask: Optional[Tensor]) -> List[Tensor]:
+        """Waves (batch, samples), normalised if they are to be, to the states of `list_states`."""
+
+
+class Differences(NamedTuple):
+    """Largest difference of a state over all states and waves, as a fraction of that state's norm.
+
+    Attributes:
+        alone: of waves by themselves.
+        padded: of a batch of unequal waves, frames of padding aside.
+    """
+
+    alone: float
+    padded: float
+
+
+def list_states(hidden: List[Tensor], x: Tensor) -> List[Tensor]:
+    """What readers return: what enters the first layer, each layer's output, the final output.
+
+    Each is (batch, frames, width).
+    """
+    return [*hidden, x]
+
+
+@torch.no_grad()
+def compare(encoder: SpeechEncoder, reader: Reader) -> Differences:
+    """Run both on noise; not a number where either's output is."""
+    alone = [_measure(encoder, reader, waves, None) for waves in _make_waves(encoder, _ALONE)]
+    longest, *shorter = _make_waves(encoder, _PADDED)
+    lengths = torch.tensor([wave.size(1) for wave in (longest, *shorter)])
+    padding_mask = torch.arange(longest.size(1)) >= lengths.unsqueeze(1)
+    waves = longest.repeat(len(lengths), 1).masked_fill(padding_mask, 0)
+    return Differences(_largest(alone), _measure(encoder, reader, waves, padding_mask))
+
+
+def _make_waves(encoder: SpeechEncoder, frames: Tuple[int, ...]) -> Iterator[Tensor]:
+    """Noise (1, samples) that gives so many frames, with some samples to spare."""
+    shortest, stride = encoder.cfg.shortest_wave, encoder.cfg.frame_stride
+    generator = torch.Generator().manual_seed(0)
+    for count in frames:
+        yield 0.1 + torch.randn(1, shortest + (count - 1) * stride + stride // 3, generator=generator)
+
+
+def _measure(encoder: SpeechEncoder, reader: Reader, waves: Tensor, padding_mask: Optional[Tensor]) -> float:
+    output = encoder.encode(waves, padding_mask)
+    ours = list_states([require(hidden) for hidden in output.hidden], require(output.x))
+    theirs = reader(normalize_wave(waves, padding_mask) if encoder.normalize_input else waves, padding_mask)
+    if [state.shape for state in theirs] != [state.shape for state in ours]:
+        return float("inf")
+    valid = torch.ones(ours[0].shape[:2], dtype=torch.bool) if output.padding_mask is None else ~output.padding_mask
+    return _largest([float((a[valid] - b[valid]).norm() / a[valid].norm()) for a, b in zip(ours, theirs)])
+
+
+def _largest(values: List[float]) -> float:
+    return float(torch.tensor(values).max())  # not a number stays one

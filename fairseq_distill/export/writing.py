@@ -1,0 +1,60 @@
+"""Export: check the settings, write, let other code run what was written, compare, and only then put it in place."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import List
+
+from ..errors import UserError
+from ..output.files import write_whole
+from . import microsoft_wavlm, stock_fairseq
+from .comparison import TOLERANCE, Differences, compare
+from .source import Source
+
+# Each module has HELP and READER (who runs the file to compare), describe(source), which names things for the report,
+# check(source), which refuses what does not fit, write(source, path), and open_file(path, source), which gives a
+# `comparison.Reader`.
+FORMATS = {
+    "fairseq": stock_fairseq,
+    "wavlm": microsoft_wavlm,
+}
+
+
+def export(source: Source, format_name: str, output: Path) -> Differences:
+    """Write a file of that format; returns how far it is from the encoder. It appears whole or not at all.
+
+    Raises:
+        UserError: the format has no place for a setting, the file cannot be written or is the one that is exported, or
+            its states differ from the encoder's by more than `TOLERANCE`.
+    """
+    module = FORMATS[format_name]
+    if output.exists() and output.samefile(source.checkpoint.path):
+        raise UserError(f"{output} is the file that is exported: give the result another name")
+    module.check(source)
+    found: List[Differences] = []
+
+    def fill(partial: Path) -> None:
+        module.write(source, partial)
+        found.append(_check_file(source, module, partial, output))
+
+    write_whole(output, fill)
+    return found[0]
+
+
+def _check_file(source: Source, module: ModuleType, partial: Path, output: Path) -> Differences:
+    """Compare what was written with the encoder."""
+    try:
+        differences = compare(source.encoder, module.open_file(partial, source))
+    except UserError:
+        raise
+    except Exception as error:  # whatever another's code raises
+        raise UserError(
+            f"{output} is not written: {module.READER} does not run what was exported from {source.checkpoint.path}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not all(difference <= TOLERANCE for difference in differences):
+        raise UserError(
+            f"{output} is not written: in {module.READER} it differs from {source.checkpoint.path} by "
+            f"{differences.alone:.1e} of the features' size, and by {differences.padded:.1e} in a padded batch, more "
+            f"than {TOLERANCE:g}"
+        )
+    return differences
