@@ -163,6 +163,8 @@ def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tup
             problems.append(f"{key} is missing")
         elif theirs[key].shape != value.shape:
             problems.append(f"{key} is {tuple(theirs[key].shape)}, its settings say {tuple(value.shape)}")
+        elif theirs[key].is_floating_point() != value.is_floating_point() or theirs[key].layout != value.layout:
+            problems.append(f"{key} is of {theirs[key].dtype}, {theirs[key].layout}, which no such weight is")
     left_out = Counter(checkpoint.others)
     for key in theirs.keys() - wanted.keys():
         if key.startswith(_OWN_PARTS):
