@@ -122,7 +122,7 @@ def average_channels(samples: np.ndarray) -> torch.Tensor:
 
 
 def check_range(wave: torch.Tensor) -> Tuple[float, float]:
-    """The lowest and the highest sample of a wave (samples,); BrokenAudio if they are not finite or beyond `LOUDEST`."""
+    """Lowest and highest sample of a wave (samples,); BrokenAudio if they are not finite or beyond `LOUDEST`."""
     low, high = (value.item() for value in wave.aminmax())  # both are NaN if any sample is
     if not abs(low) + abs(high) < float("inf"):
         raise BrokenAudio(Fault.NOT_FINITE, "it holds NaN or infinite samples")
@@ -143,9 +143,7 @@ def _check_promise(audio: soundfile.SoundFile) -> None:
     """Raise BrokenAudio if a file ends before its header says; libsndfile reads what is there, and tells its log."""
     for promised, found in _PROMISE.findall(audio.extra_info):
         if int(promised) < _ENDLESS and int(found) < (1 - LENGTH_TOLERANCE) * int(promised):
-            raise BrokenAudio(
-                Fault.LENGTH, f"it is cut short: its header says {promised} bytes, and {found} are there"
-            )
+            raise BrokenAudio(Fault.LENGTH, f"it is cut short: its header says {promised} bytes, and {found} are there")
     if any(words in audio.extra_info for words in _CUT):
         raise BrokenAudio(Fault.LENGTH, f"it is cut short, after {audio.frames} samples")
 

@@ -1,5 +1,6 @@
 """Frame labels beside the waves of a manifest: `<split>.km` and `dict.km.txt`, as fairseq-distill units writes them."""
 
+import codecs
 import logging
 import os
 from typing import List, Sequence
@@ -24,7 +25,16 @@ def read_dictionary(folder: str, labels: str = "km") -> Dictionary:
     path = os.path.join(folder, f"dict.{labels}.txt")
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such dictionary; fairseq-distill units writes it beside the labels")
-    return Dictionary.load(path)
+    try:
+        with open(path, encoding="utf-8-sig") as lines:  # fairseq would take a byte order mark for a part of a unit
+            dictionary = Dictionary.load(lines)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RuntimeError) as error:  # a line that is none, text that is not UTF-8; a unit that comes twice
+        raise UserError(f"{path}: not fairseq's dictionary of UNIT COUNT lines: {error}") from error
+    if len(dictionary) == dictionary.nspecial:
+        raise UserError(f"{path}: it holds no units")
+    return dictionary
 
 
 class UnitLabels:
@@ -52,9 +62,14 @@ class UnitLabels:
         self.sample_rate = sample_rate
         if not os.path.isfile(path):
             raise UserError(f"{path}: no such file of labels; fairseq-distill units makes one for each manifest")
-        with open(path, "rb") as lines:
-            facts = np.array([(len(line), len(line.split())) for line in lines], dtype=np.int64).reshape(-1, 2)
-        self._offsets = np.concatenate([[0], facts[:, 0].cumsum()])
+        try:
+            with open(path, "rb") as lines:
+                mark = len(codecs.BOM_UTF8) if lines.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
+                lines.seek(mark)
+                facts = np.array([(len(line), len(line.split())) for line in lines], dtype=np.int64).reshape(-1, 2)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        self._offsets = mark + np.concatenate([[0], facts[:, 0].cumsum()])
         self.lengths = facts[:, 1]
 
     def __len__(self) -> int:
@@ -64,11 +79,13 @@ class UnitLabels:
         """Labels (frames,) of a row of the manifest, counted from 0, as long integers: symbols of the dictionary."""
         with open(self.path, "rb") as file:
             file.seek(self._offsets[row])
-            line = file.read(self._offsets[row + 1] - self._offsets[row]).decode().strip()
+            line = file.read(self._offsets[row + 1] - self._offsets[row]).decode("utf-8", "replace").strip()
         labels = self.dictionary.encode_line(line, append_eos=False, add_if_not_exist=False).long()
         if (labels == self.dictionary.unk()).any():
             unknown = line.split()[int((labels == self.dictionary.unk()).nonzero()[0])]
-            raise UserError(f"{self.path}, line {row + 1}: {unknown} is no unit of the dictionary that came with it")
+            raise UserError(
+                f"{self.path}, line {row + 1}: {unknown!r:.40} is no unit of the dictionary that came with it"
+            )
         return labels
 
     def cut(self, labels: Tensor, start: int, samples: int) -> Tensor:

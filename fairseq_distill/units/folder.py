@@ -60,6 +60,8 @@ def write_units(
             labelled = [labeller.write(manifest, path) for manifest, path in zip(manifests, partial)]
             for path in partial:
                 path.replace(out / path.name)
+    except BrokenPipeError:  # of the progress bar: what reads it has gone
+        raise
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error}") from error
     counts = np.sum([done.counts for done in labelled], axis=0).tolist()
