@@ -61,7 +61,7 @@ def keep_usable(root: Path, split: str, utterances: Sequence[Utterance], left_ou
     usable = []
     for utterance in tqdm(utterances, desc=f"checking {split}", unit="file", delay=5, leave=False):
         if not _can_be_listed(utterance.path):
-            left_out.add(split, "a name that a manifest cannot hold (tab, end of line, or not UTF-8)", ascii(utterance.path))
+            left_out.add(split, "a name that no manifest can hold", ascii(utterance.path))
             continue
         try:
             with open_audio(os.path.join(root, utterance.path), DEFAULT_SAMPLE_RATE, None, SHORTEST) as audio:

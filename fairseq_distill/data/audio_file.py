@@ -20,8 +20,8 @@ LENGTH_TOLERANCE = 0.1
 LOUDEST = 2.0**31  # no integer format holds more, whatever is taken for full scale
 QUIETEST = 2.0**-31  # from the lowest to the highest sample: a step of 32-bit audio, full scale being 1
 _LIBSNDFILE_SYSTEM_ERROR = 2
-_INEXACT = ("MP3",)  # libsndfile seeks in them, and then reads other samples than in passing
-_BLOCK = 1 << 20  # samples that are read in passing, where a file cannot be sought in
+_INEXACT = ("MP3", "OGG")  # libsndfile seeks in them and then, near the end of an OGG, reads other samples
+BLOCK = 1 << 20  # samples that are read in passing, where a file cannot be sought in
 # What libsndfile's log says of files that end before their header does.
 _PROMISE = re.compile(r": (\d+) \(should be (\d+)\)")
 _ENDLESS = 0x7FFF0000  # a promise of 2 GB and more: the header was written before the length was known
@@ -90,7 +90,7 @@ def read_part(audio: soundfile.SoundFile, start: int, count: int, dtype: str = "
         audio.seek(start)
     else:
         while start > 0:
-            passed = len(audio.read(min(start, _BLOCK), dtype=dtype))
+            passed = len(audio.read(min(start, BLOCK), dtype=dtype))
             start -= passed or start
     return audio.read(count, dtype=dtype)  # by a number of frames: without, GSM 6.10 cannot be read
 
