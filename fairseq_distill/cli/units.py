@@ -16,12 +16,13 @@ import numpy as np
 from ..checkpoints.reading import load_encoder
 from ..data.manifest import Manifest, read_manifest
 from ..encoder.model import SpeechEncoder
+from ..encoder.pieces import LONGEST
 from ..encoder.size import frame_rate
 from ..errors import UserError
 from ..layer_clusters.fingerprint import identify
 from ..units.fitting import MAX_FRAMES, Fit, fit_units
 from ..units.folder import LABEL_ENDING, check_folder, label_file, write_units
-from ..units.frames import LONGEST, LayerFrames
+from ..units.frames import LayerFrames
 from ..units.labelling import Labelled, Labeller
 
 HELP = "k-means units of a teacher's layer, as labels for HuBERT's masked prediction"

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from ..checkpoints.safe_load import read_pickled, to_plain
 from ..data.labels import read_labels
 from ..data.manifest import Manifest, read_manifest
 from ..data.waves import process_waves
-from ..encoder.conv_spec import receptive_field
+from ..encoder.conv_spec import ConvLayer, receptive_field
+from ..encoder.pieces import cut_wave
 from ..errors import UserError
 from .bootstrap import DRAWS, SEED, ratio_interval
 
@@ -37,7 +38,7 @@ class Recogniser(NamedTuple):
         dictionary: its tokens.
         blank: number of the token that stands for none.
         normalize: waves are normalised first.
-        shortest: samples that make a frame.
+        frame_layers: what makes frames of samples.
         labels: ending of the label files that it was trained on.
     """
 
@@ -45,8 +46,13 @@ class Recogniser(NamedTuple):
     dictionary: Dictionary
     blank: int
     normalize: bool
-    shortest: int
+    frame_layers: Sequence[ConvLayer]
     labels: str
+
+    @property
+    def shortest(self) -> int:
+        """Samples that make a frame."""
+        return receptive_field(list(self.frame_layers))
 
 
 @dataclass
@@ -142,7 +148,7 @@ def load_recogniser(checkpoint: Path, data: Path) -> Recogniser:
         task.target_dictionary,
         task.target_dictionary.index(task.blank_symbol),
         bool(task.cfg.normalize),
-        receptive_field(read_checkpoint(checkpoint).config.frame_layers),
+        read_checkpoint(checkpoint).config.frame_layers,
         labels,
     )
 
@@ -185,9 +191,12 @@ def decode(recogniser: Recogniser, wave: torch.Tensor) -> str:
     """Tokens of a wave (samples,), joined by spaces: the best of each frame, repeats and blanks taken out."""
     if recogniser.normalize:
         wave = F.layer_norm(wave, wave.shape)
-    out = recogniser.model(source=wave[None], padding_mask=torch.zeros(1, len(wave), dtype=torch.bool))
-    scores = recogniser.model.get_normalized_probs(out, log_probs=True)[:, 0]  # (frames, tokens)
-    tokens = scores.argmax(dim=1).unique_consecutive()
+    scores = []  # of each piece, (frames, tokens)
+    for start, stop in cut_wave(len(wave), recogniser.frame_layers):
+        piece = wave[None, start:stop]
+        out = recogniser.model(source=piece, padding_mask=torch.zeros(piece.shape, dtype=torch.bool))
+        scores.append(recogniser.model.get_normalized_probs(out, log_probs=True)[:, 0])
+    tokens = torch.cat(scores).argmax(dim=1).unique_consecutive()
     return recogniser.dictionary.string(tokens[tokens != recogniser.blank])
 
 

@@ -236,9 +236,7 @@ def test_a_row_too_long_for_a_batch_is_left_out_with_a_count_or_refused(tmp_path
     batches = dataset.batch_by_size(dataset.ordered_indices(), max_tokens=7000)
     assert sorted(row for batch in batches for row in batch) == [0, 2, 3]
     assert "1 of 4 rows have more samples than dataset.max_tokens=7000" in caplog.text and "8,000" in caplog.text
-    with pytest.raises(
-        UserError, match="train.tsv: 2 of 4 rows have .* task.max_sample_size, raise dataset.max_tokens"
-    ):
+    with pytest.raises(UserError, match="2 of 4 rows have .* task.max_sample_size, raise dataset.max_tokens"):
         dataset.batch_by_size(dataset.ordered_indices(), max_tokens=6000)
     one = build(tmp_path, rows[:1])
     with pytest.raises(UserError, match="1 of 1 rows have more samples"):

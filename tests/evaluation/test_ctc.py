@@ -15,6 +15,8 @@ from fairseq_distill.checkpoints.reading import read_checkpoint
 from fairseq_distill.checkpoints.saving import save_pruned
 from fairseq_distill.cli.configs import find_recipes
 from fairseq_distill.cli.main import main
+from fairseq_distill.encoder import pieces
+from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.errors import UserError
 from fairseq_distill.evaluation.ctc import Recogniser, Utterance, choose_examples, decode, join_tokens, load_recogniser
 from fairseq_distill.pruning.surgery import PrunedEncoder
@@ -53,7 +55,18 @@ def make_recogniser(units, best, normalize=False):
         def get_normalized_probs(self, out, log_probs):
             return out
 
-    return Recogniser(Model(), dictionary, dictionary.index("<s>"), normalize, 400, "ltr")
+    return Recogniser(Model(), dictionary, dictionary.index("<s>"), normalize, EncoderConfig().frame_layers, "ltr")
+
+
+def test_a_long_wave_is_heard_in_pieces(monkeypatch):
+    recogniser = make_recogniser("AB", ["A", "A", "<s>", "B"])
+    heard = []
+    recogniser.model.register_forward_pre_hook(lambda module, args, kwargs: heard.append(kwargs), with_kwargs=True)
+    monkeypatch.setattr(pieces, "LONGEST", 0.1)  # five frames
+    wave = torch.randn(400 + 9 * 320 + 7)  # ten
+    assert decode(recogniser, wave) == "A B A B"
+    assert [tuple(call["source"].shape) for call in heard] == [(1, 400 + 4 * 320), (1, 400 + 4 * 320 + 7)]
+    assert torch.equal(heard[1]["source"][0], wave[5 * 320 :]) and not heard[1]["padding_mask"].any()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Measure word and character error rates of a model that fairseq fine-tuned by CTC (recipes ctc_letters, ctc_pieces).
 
 CKPT is a hubert_ctc or wav2vec_ctc model. Decoding is greedy, without a language model: the likeliest token of each
-frame, repeats collapsed, blanks taken out. An utterance goes through the model alone and whole. Intervals are 95 %
-percentiles of 1000 bootstrap draws over utterances.
+frame, repeats collapsed, blanks taken out. An utterance goes through the model alone; of one over 40 s, parts of at
+most that. Intervals are 95 % percentiles of 1000 bootstrap draws over utterances.
 """
 
 import argparse
