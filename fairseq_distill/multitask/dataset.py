@@ -63,6 +63,11 @@ class MultitaskDataset(ConcatDataset):
         """Samples of each utterance as it comes, at its own speed."""
         return self._sizes
 
+    def path(self, index: int) -> str:
+        """The audio file of an utterance."""
+        number, row = self._get_dataset_and_sample_index(index)
+        return self.datasets[number].path(row)
+
     def size(self, index: int) -> int:
         """Samples of an utterance."""
         return int(self._sizes[index])
