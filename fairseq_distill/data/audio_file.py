@@ -122,7 +122,9 @@ def average_channels(samples: np.ndarray) -> torch.Tensor:
 
 
 def check_range(wave: torch.Tensor) -> Tuple[float, float]:
-    """Lowest and highest sample of a wave (samples,); BrokenAudio if they are not finite or beyond `LOUDEST`."""
+    """Lowest and highest sample of a wave (samples,); BrokenAudio if they are none, not finite or beyond `LOUDEST`."""
+    if not len(wave):
+        raise BrokenAudio(Fault.TOO_SHORT, "nothing of it can be decoded")
     low, high = (value.item() for value in wave.aminmax())  # both are NaN if any sample is
     if not abs(low) + abs(high) < float("inf"):
         raise BrokenAudio(Fault.NOT_FINITE, "it holds NaN or infinite samples")

@@ -18,6 +18,7 @@ from ..checkpoints.reading import read_checkpoint
 from ..checkpoints.safe_load import read_pickled, to_plain
 from ..data.labels import read_labels
 from ..data.manifest import Manifest, read_manifest
+from ..data.unit_labels import read_dictionary
 from ..data.waves import process_waves
 from ..encoder.conv_spec import ConvLayer, receptive_field
 from ..encoder.pieces import cut_wave
@@ -142,6 +143,8 @@ def load_recogniser(checkpoint: Path, data: Path) -> Recogniser:
         raise UserError(f"{checkpoint} has no dictionary inside, and there is no {data}/dict.{labels}.txt: add it")
     state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint), {"data": str(data)})
     _add_unit_dictionary(state)
+    if "target_dictionary" not in state["task_state"]:  # fairseq would take a byte order mark for a part of a token
+        state["task_state"]["target_dictionary"] = read_dictionary(str(data), labels)
     (network,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
     return Recogniser(
         network.eval().float(),

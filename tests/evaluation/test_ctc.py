@@ -269,6 +269,11 @@ def test_checkpoints_that_recognise_nothing_are_refused(tuned, tmp_path):
         load_recogniser(tmp_path / "bare.pt", data)
     (tmp_path / "dict.ltr.txt").write_text("".join(f"{letter} 1\n" for letter in "ENO|"))
     assert len(load_recogniser(tmp_path / "bare.pt", tmp_path).dictionary) == 8
+    (tmp_path / "dict.ltr.txt").write_text("".join(f"{letter} 1\n" for letter in "ENO|"), encoding="utf-8-sig")
+    assert load_recogniser(tmp_path / "bare.pt", tmp_path).dictionary.symbols[4:] == list("ENO|")
+    (tmp_path / "dict.ltr.txt").write_text("E\nN\nO\n|\n")
+    with pytest.raises(UserError, match="dict.ltr.txt: not fairseq's dictionary"):
+        load_recogniser(tmp_path / "bare.pt", tmp_path)
 
 
 def test_both_recipes_differ_in_their_units_alone():
