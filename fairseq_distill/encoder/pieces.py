@@ -1,6 +1,6 @@
 """Waves of any length through an encoder, in pieces: attention's memory grows with the square of the length."""
 
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Collection, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ def cut_wave(
 
 
 def encode_pieces(
-    encoder: SpeechEncoder, wave: Tensor, layers: Optional[Sequence[int]] = None
+    encoder: SpeechEncoder, wave: Tensor, layers: Optional[Collection[int]] = None
 ) -> Iterator[EncoderOutput]:
     """What `encode` gives of each piece of a wave (samples,), batches of one; normalised whole, before it is cut."""
     pieces = cut_wave(len(wave), encoder.cfg.frame_layers)
@@ -59,7 +59,12 @@ def join_pieces(outputs: Sequence[EncoderOutput]) -> EncoderOutput:
     """Outputs for the pieces of a wave as one: their frames behind one another."""
     if len(outputs) == 1:
         return outputs[0]
-    hidden = [None if states[0] is None else torch.cat(states, 1) for states in zip(*(o.hidden for o in outputs))]
-    finals = [output.x for output in outputs]
-    x = None if finals[0] is None else torch.cat(finals, 1)
-    return EncoderOutput(x, tuple(hidden), torch.cat([output.features for output in outputs], 1), None)
+    x = _join([output.x for output in outputs])
+    hidden = tuple(_join(states) for states in zip(*(output.hidden for output in outputs)))
+    return EncoderOutput(x, hidden, torch.cat([output.features for output in outputs], 1), None)
+
+
+def _join(states: Sequence[Optional[Tensor]]) -> Optional[Tensor]:
+    """A state of all pieces, or None where it was not asked for."""
+    found = [state for state in states if state is not None]
+    return torch.cat(found, 1) if found else None

@@ -133,7 +133,8 @@ def pool_wave(encoder: SpeechEncoder, wave: torch.Tensor) -> np.ndarray:
         hidden = [require(state)[0] for state in output.hidden]
         means.append(torch.stack([state.mean(0) for state in hidden]))
         frames.append(len(hidden[0]))
-    pooled = sum(mean * (count / sum(frames)) for mean, count in zip(means, frames)).numpy()
+    share = torch.tensor(frames) / sum(frames)
+    pooled = (torch.stack(means) * share[:, None, None]).sum(0).numpy()
     bad = ~np.isfinite(pooled).all(axis=1)
     if bad.any():
         raise BrokenAudio(Fault.NOT_FINITE, f"the encoder makes hidden state {int(bad.argmax())} of it not finite")

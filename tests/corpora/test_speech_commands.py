@@ -197,19 +197,19 @@ def test_evaluate_reads_what_was_written(out, tmp_path):
 
 
 def test_lists_with_a_byte_order_mark_and_names_that_no_manifest_holds(tmp_path, capsys):
-    plain = layouts.write_speech_commands(tmp_path / "plain")
+    plain = write_speech_commands(tmp_path / "plain")
     assert main(["manifest", "speech-commands", str(plain), "--out", str(tmp_path / "a")]) == 0
     for name in ("validation_list.txt", "testing_list.txt"):
         path = plain / name
         path.write_text(path.read_text(), encoding="utf-8-sig")
-    layouts.write_audio(plain / "yes" / "tab\there_nohash_0.wav")
-    layouts.write_audio(plain / "yes" / "space_nohash_0 .wav")
+    write_audio(plain / "yes" / "tab\there_nohash_0.wav")
+    write_audio(plain / "yes" / "space_nohash_0 .wav")
     capsys.readouterr()
     assert main(["manifest", "speech-commands", str(plain), "--out", str(tmp_path / "b")]) == 0
     shown = capsys.readouterr().out
     assert "1 of train: a name that no manifest can hold, such as 'yes/tab\\there_nohash_0.wav'" in shown
     for split in ("valid", "test"):
-        rows = [layouts.read_manifest_rows(tmp_path / out / f"{split}.tsv") for out in "ab"]
+        rows = [read_manifest_rows(tmp_path / out / f"{split}.tsv") for out in "ab"]
         words = [{name for name in found if not name.startswith("/")} for found in rows]
         assert words[0] == words[1] and len(words[0]) > 10
-    assert "yes/space_nohash_0 .wav" in layouts.read_manifest_rows(tmp_path / "b" / "train.tsv")
+    assert "yes/space_nohash_0 .wav" in read_manifest_rows(tmp_path / "b" / "train.tsv")
