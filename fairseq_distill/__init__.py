@@ -2,6 +2,10 @@
 
 __version__ = "0.1.0"
 
+from .output.interrupt import end_imports_quietly
+
+end_imports_quietly()
+
 try:
     import fairseq as _fairseq  # noqa: F401
 except ImportError as error:
@@ -10,7 +14,7 @@ except ImportError as error:
         f"({error}): pip install 'fairseq-distill[fairseq]', or install the fairseq of your choice"
     ) from error
 
-from .checkpoints.safe_load import allow_fairseq_types
+from .checkpoints.safe_load import allow_fairseq_types  # noqa: E402
 
 allow_fairseq_types()
 

@@ -13,10 +13,12 @@ the tokens                 task_state, or only dict.LABELS.txt in the folder tha
 import dataclasses
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
+import torch
 from torch import Tensor, nn
 
 from ..data.token_dictionary import TokenDictionary, restore_dictionary
-from ..encoder.model import SpeechEncoder
+from ..encoder.model import SpeechEncoder, require
+from ..encoder.pieces import encode_pieces, join_pieces
 from ..errors import UserError
 from .reading import EncoderCheckpoint, build_encoder, read_checkpoint
 from .safe_load import PathLike, read_pickled, to_plain
@@ -44,8 +46,12 @@ class CtcModel(nn.Module):
         self.blank_weight, self.blank_mode = blank_weight, blank_mode
 
     def forward(self, source: Tensor) -> Tensor:
-        """Waves (batch, samples) without padding -> scores (batch, frames, tokens), before any softmax."""
-        scores = self.output(self.encoder.encode(source, layers=[self.encoder.depth]).x)
+        """Waves (batch, samples) without padding -> scores (batch, frames, tokens), before any softmax.
+
+        Each goes through the encoder alone, a long one in pieces.
+        """
+        outputs = [join_pieces([*encode_pieces(self.encoder, wave, [self.encoder.depth])]) for wave in source]
+        scores = self.output(torch.cat([require(output.x) for output in outputs]))
         if self.blank_weight:
             start = scores[..., _BLANK] if self.blank_mode == "add" else 0.0
             scores[..., _BLANK] = start + self.blank_weight

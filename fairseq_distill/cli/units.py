@@ -19,12 +19,13 @@ import numpy as np
 from ..checkpoints.reading import load_encoder
 from ..data.manifest import Manifest, read_manifest
 from ..encoder.model import SpeechEncoder
+from ..encoder.pieces import LONGEST
 from ..encoder.size import frame_rate
 from ..errors import UserError
 from ..layer_clusters.fingerprint import identify
 from ..units.fitting import MAX_FRAMES, fit_units
 from ..units.folder import KMEANS, LABEL_ENDING, check_folder, label_file, write_units
-from ..units.frames import LONGEST, LayerFrames
+from ..units.frames import LayerFrames
 from ..units.kmeans import KMeans, Origin, check_origin
 from ..units.labelling import Labelled, Labeller
 from ..units.storage import read_kmeans

@@ -46,6 +46,8 @@ def make_folder(out: Path) -> Iterator[NewFolder]:
             os.rename(partial, final)  # an empty folder gives way
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+    except BrokenPipeError:  # of the progress bar: what reads it has gone
+        raise
     except (OSError, soundfile.LibsndfileError) as error:  # the second where there is no room for audio
         raise UserError(f"{out} cannot be made: {error}") from error
 

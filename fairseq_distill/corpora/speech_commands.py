@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from ..data.audio_file import BrokenAudio, open_audio
+from ..data.audio_file import BrokenAudio, open_audio, read_part
 from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..errors import UserError
 from .output import NewFolder, Report
@@ -111,7 +111,7 @@ def _find_words(source: Path, left_out: LeftOut) -> Dict[str, List[Utterance]]:
 def _read_list(path: Path) -> List[str]:
     """The files that an official list names, sorted."""
     try:
-        return sorted(path.read_text(encoding="utf-8").split())
+        return sorted(path.read_text(encoding="utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"cannot read {path}: {error}. The folder must hold the unpacked corpus: a folder for each word, "
@@ -218,8 +218,7 @@ def _write_segments(folder: NewFolder, root: Path, split: str, segments: Sequenc
         file = root / noise.path
         try:
             with open_audio(str(file), DEFAULT_SAMPLE_RATE, noise.samples, LENGTH) as audio:
-                audio.seek(start)
-                wave = audio.read(LENGTH, dtype="int16")
+                wave = read_part(audio, start, LENGTH, dtype="int16")
         except BrokenAudio as error:
             raise UserError(f"{file} cannot be read: {error}; unpack it again, or move it away") from error
         if len(wave) < LENGTH:

@@ -53,11 +53,16 @@ def list_folders(folder: Path) -> List[Path]:
 def keep_usable(root: Path, split: str, utterances: Sequence[Utterance], left_out: LeftOut) -> List[Utterance]:
     """Set `samples` by the files' headers; leave out what is not 16 kHz mono, too short for a frame, or unreadable.
 
+    So are files of names that no manifest can hold.
+
     Raises:
         UserError: no utterance is left.
     """
     usable = []
     for utterance in tqdm(utterances, desc=f"checking {split}", unit="file", delay=5, leave=False):
+        if not _can_be_listed(utterance.path):
+            left_out.add(split, "a name that no manifest can hold", ascii(utterance.path))
+            continue
         try:
             with open_audio(os.path.join(root, utterance.path), DEFAULT_SAMPLE_RATE, None, SHORTEST) as audio:
                 channels, utterance.samples = audio.channels, audio.frames
@@ -74,3 +79,9 @@ def keep_usable(root: Path, split: str, utterances: Sequence[Utterance], left_ou
             f"{root}: nothing is left for {split}. It needs 16 kHz mono files. Left out:{found or ' nothing'}"
         )
     return usable
+
+
+def _can_be_listed(path: str) -> bool:
+    """Whether a row PATH<TAB>SAMPLES gives the path back: fairseq strips rows, and splits them at tabs."""
+    written = path.encode("utf-8", "replace").decode()
+    return written == path.strip() and not set("\t\r\n") & set(path)

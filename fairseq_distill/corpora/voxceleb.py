@@ -189,6 +189,6 @@ def _write_trials(
 def _read_fields(path: Path) -> List[List[str]]:
     """The lines of an official list, split at spaces."""
     try:
-        return [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+        return [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}; the list is a download of its own on VoxCeleb's page") from error

@@ -3,15 +3,16 @@
 import logging
 import os
 import time
-from typing import Any, Optional
+from typing import Any, Callable, List, Optional, TypeVar, Union
 
 import numpy as np
 import torch
-from fairseq.data import FileAudioDataset, data_utils
+from fairseq.data import FairseqDataset, FileAudioDataset, data_utils
 
 from ..errors import UserError
-from .audio_file import BrokenAudio, Fault, read_wave
+from .audio_file import BrokenAudio, Fault
 from .audio_settings import MIN_SAMPLES_ORIGIN, AudioSettings
+from .long_wave import LongWave, open_wave
 from .manifest import check_audio, read_manifest
 from .unit_labels import UnitLabels
 from .unreadable import UnreadableLimit
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 # As fairseq's main branch waits, but only for what time can mend: input/output errors.
 _RETRY_PAUSES = (1, 2)
 _SHOWN_FILES = 5
+Wave = TypeVar("Wave")
 
 
 class DistillationAudioDataset(FileAudioDataset):
@@ -32,6 +34,9 @@ class DistillationAudioDataset(FileAudioDataset):
 
     Where a batch is cropped follows from its epoch and its rows alone: held-out losses of two checkpoints, which
     fairseq computes as epoch 1, are of the same samples, and a resumed run crops as one that was not interrupted.
+
+    Of a file of more than a minute, longer than `max_sample_size`, only the crop is read, where `read_parts` is set.
+    Rows that alone are more than `dataset.max_tokens` are left out with a warning, as many as `max_broken` allows.
 
     With `labels`, crops start where a frame does, and batches have `target_list`, as fairseq's HubertDataset names it:
     one tensor (batch, frames) of the labels of the frames that the model makes of `source`, filled up with their
@@ -59,6 +64,7 @@ class DistillationAudioDataset(FileAudioDataset):
         self.manifest_path = str(manifest_path)
         self.limit = limit_broken(settings.max_broken, len(self))
         self.epoch = 1
+        self.read_parts = True
         self.labels = labels
         self.num_rows = len(self) + len(self.skipped_indices)
         # of the manifest and its labels; fairseq's indices skip what is too short
@@ -91,7 +97,7 @@ class DistillationAudioDataset(FileAudioDataset):
     def __getitem__(self, index: int) -> dict:
         """`{"id": index, "source": wave}` with wave (samples,) float32, or source None for a broken file.
 
-        With labels, also "labels" (frames,) of a wave.
+        A long wave is a `LongWave`, of which the collater reads the crop. With labels, also "labels" (frames,) of it.
         """
         if not self._faults[index]:
             try:
@@ -99,7 +105,9 @@ class DistillationAudioDataset(FileAudioDataset):
             except BrokenAudio as error:
                 broken = error
             else:
-                sample = {"id": index, "source": self.postprocess(wave, self.sample_rate)}
+                if not isinstance(wave, LongWave):
+                    wave = self.postprocess(wave, self.sample_rate)
+                sample = {"id": index, "source": wave}
                 return sample if self.labels is None else {**sample, "labels": self.labels[self.rows[index]]}
             self._count_broken(index, broken)  # out of the handler, so that its UserError shows no second traceback
         return {"id": index, "source": None}
@@ -112,9 +120,18 @@ class DistillationAudioDataset(FileAudioDataset):
         """
         with data_utils.numpy_seed(self.epoch, *(sample["id"] for sample in samples)):
             batch = self._collate(samples)
-            if samples and not batch:
+            while samples and not batch:  # again where a crop of the stand-in cannot be read
                 batch = self._collate([self._find_stand_in(samples[-1]["id"])])
         return batch
+
+    def size(self, index: int) -> int:
+        """Samples of a row in its batch, where it is cropped, also in a padded one: fairseq counts it whole there."""
+        return min(int(self.sizes[index]), self.max_sample_size)
+
+    def batch_by_size(self, indices: Any, max_tokens: Optional[int] = None, **limits: Any) -> Any:
+        """As fairseq's; rows too long for a batch, where fairseq fails an assertion, are left out or refused."""
+        indices = leave_out_long(self, indices, max_tokens, self.manifest_path, self.limit)
+        return super().batch_by_size(indices, max_tokens=max_tokens, **limits)
 
     def describe_broken(self) -> str:
         """How many files are broken, of which kinds, and the first few of them."""
@@ -126,27 +143,44 @@ class DistillationAudioDataset(FileAudioDataset):
 
     def _collate(self, samples: list) -> dict:
         samples = [sample for sample in samples if sample["source"] is not None]
-        labels = self.labels
-        if labels is None or not samples:
-            return super().collater(samples)
+        if not samples:
+            return {}
         sizes = [len(sample["source"]) for sample in samples]
         longest = min(max(sizes) if self.pad else min(sizes), self.max_sample_size)
-        samples = [_crop(sample, labels, longest) for sample in samples]
+        cropped = [self._crop(sample, longest) for sample in samples]
+        samples = [sample for sample in cropped if sample is not None]
         batch = super().collater(samples)
-        samples_wide = batch["net_input"]["source"].size(1)  # a bucket may be wider than its longest wave
-        batch["target_list"] = [labels.collate([sample["labels"] for sample in samples], samples_wide)]
+        if batch and self.labels is not None:
+            samples_wide = batch["net_input"]["source"].size(1)  # a bucket may be wider than its longest wave
+            batch["target_list"] = [self.labels.collate([sample["labels"] for sample in samples], samples_wide)]
         return batch
 
-    def _read(self, index: int) -> torch.Tensor:
-        request = (self.path(index), self.sample_rate, int(self.sizes[index]), self.min_sample_size or 0)
-        for pause in _RETRY_PAUSES:
-            try:
-                return read_wave(*request)
-            except BrokenAudio as error:
-                if error.fault != Fault.SYSTEM_ERROR:
-                    raise
-                time.sleep(pause)
-        return read_wave(*request)
+    def _crop(self, sample: dict, longest: int) -> Optional[dict]:
+        """The sample with at most `longest` samples of its wave; with labels, from where a random frame starts.
+
+        Drawn as fairseq draws, whose collater then finds nothing to crop. None if a part cannot be read.
+        """
+        wave, labels = sample["source"], self.labels
+        stride = 1 if labels is None else labels.stride
+        excess = max(len(wave) - longest, 0)
+        start = stride * np.random.randint(0, excess // stride + 1) if excess or labels is not None else 0
+        try:
+            part = (
+                wave[start : start + longest] if torch.is_tensor(wave) else _persist(lambda: wave.cut(start, longest))
+            )
+        except BrokenAudio as error:
+            broken = error
+        else:
+            sample = {**sample, "source": part}
+            return sample if labels is None else {**sample, "labels": labels.cut(sample["labels"], start, len(part))}
+        self._count_broken(sample["id"], broken)
+        return None
+
+    def _read(self, index: int) -> Union[torch.Tensor, LongWave]:
+        size = int(self.sizes[index])
+        wanted = self.max_sample_size if self.read_parts else size
+        request = (self.path(index), self.sample_rate, size, self.min_sample_size or 0, wanted, self.normalize)
+        return _persist(lambda: open_wave(*request))
 
     def _count_broken(self, index: int, error: BrokenAudio) -> None:
         self._faults[index] = int(error.fault)
@@ -191,14 +225,44 @@ def load_audio_dataset(
     return DistillationAudioDataset(manifest_path, settings, labels)
 
 
+def leave_out_long(
+    dataset: FairseqDataset, indices: Any, max_tokens: Optional[int], name: str, limit: UnreadableLimit
+) -> np.ndarray:
+    """The indices without those that alone are more than `max_tokens`, with a warning.
+
+    Raises:
+        UserError: they are more than `limit` allows, or all; `name` says of which data.
+    """
+    indices = np.asarray(indices)
+    sizes = np.array([dataset.size(index) for index in indices.tolist()] if max_tokens else [])
+    long: List[int] = indices[: len(sizes)][sizes > (max_tokens or 0)].tolist()
+    if not long:
+        return indices
+    report = (
+        f"{name}: {len(long)} of {len(indices)} rows have more samples than dataset.max_tokens={max_tokens}, which "
+        f"a batch has at most; the longest has {sizes.max():,}"
+    )
+    if limit.is_exceeded(len(long)) or len(long) == len(indices):
+        raise UserError(
+            f"{report}. That is more than {limit.setting}={limit.share:g} allows: crop them by task.max_sample_size, "
+            "raise dataset.max_tokens, or take their rows out of the manifest"
+        )
+    logger.warning(f"{report}: they are left out")
+    return indices[sizes <= (max_tokens or 0)]
+
+
 def limit_broken(max_broken: float, num_files: int) -> UnreadableLimit:
     """How many of so many files `task.max_broken` allows to be unusable."""
     return UnreadableLimit(num_files, max_broken, setting="task.max_broken")
 
 
-def _crop(sample: dict, labels: UnitLabels, longest: int) -> dict:
-    """The sample with at most `longest` samples of its wave, from where a random frame starts, and their labels."""
-    wave, stride = sample["source"], labels.stride
-    start = stride * np.random.randint(0, max(len(wave) - longest, 0) // stride + 1)
-    wave = wave[start : start + longest]
-    return {**sample, "source": wave, "labels": labels.cut(sample["labels"], start, len(wave))}
+def _persist(read: Callable[[], Wave]) -> Wave:
+    """What `read` returns, which is tried again after an input/output error, as time may mend it."""
+    for pause in _RETRY_PAUSES:
+        try:
+            return read()
+        except BrokenAudio as error:
+            if error.fault != Fault.SYSTEM_ERROR:
+                raise
+            time.sleep(pause)
+    return read()

@@ -1,9 +1,12 @@
 """Reading fairseq's audio manifests (root, then `path<TAB>frames` rows) and checking the files that they name."""
 
+import functools
+import logging
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Tuple, Union
+from typing import Dict, List, Sequence, Tuple, Union
 
 import numpy as np
 from tqdm import tqdm
@@ -11,8 +14,11 @@ from tqdm import tqdm
 from ..errors import UserError
 from .audio_file import BrokenAudio, Fault, open_audio
 
+logger = logging.getLogger(__name__)
+
 MAX_CHECKED_FILES = 400
 _SHOWN_PER_FAULT = 3
+_MAX_DIGITS = 12  # of a count: 10^12 samples are two years; beyond int64 the arrays of fairseq fail
 
 
 @dataclass
@@ -67,6 +73,8 @@ def read_manifest(path: Union[str, Path]) -> Manifest:
             root, rows = lines.readline().strip(), list(lines)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file ({error})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     if root.startswith("\ufeff"):
         raise UserError(
             f"{path} begins with a byte order mark, which fairseq takes for a part of the audio root: save it without"
@@ -75,12 +83,16 @@ def read_manifest(path: Union[str, Path]) -> Manifest:
     manifest = Manifest(str(path), root, [], [])
     for number, row in enumerate(rows, start=2):
         items = row.strip().split("\t")
-        if len(items) != 2 or not items[1].isdecimal():
-            raise UserError(f"{path}, line {number}: expected PATH<TAB>SAMPLES (a whole number), found {row.strip()!r}")
+        if len(items) != 2 or not items[0] or not items[1].isdecimal() or len(items[1]) > _MAX_DIGITS:
+            raise UserError(
+                f"{path}, line {number}: expected PATH<TAB>SAMPLES (a whole number of at most {_MAX_DIGITS} digits), "
+                f"found {row.strip()!r:.200}"
+            )
         manifest.paths.append(items[0])
         manifest.sizes.append(int(items[1]))
     if not manifest.paths:
         raise UserError(f"{path}: the root folder is there, but no row PATH<TAB>SAMPLES follows it")
+    _count_repeated(manifest.file, manifest.paths)
     return manifest
 
 
@@ -102,6 +114,19 @@ def check_audio(
         except BrokenAudio as error:
             report.faults.setdefault(error.fault, []).append((manifest.path(row), str(error)))
     return report
+
+
+def _count_repeated(file: str, paths: Sequence[str]) -> None:
+    """Warn of rows whose path stands in an earlier one: they are read as often as they stand there."""
+    repeated = len(paths) - len(set(paths))
+    if repeated:
+        first = next(path for path, count in Counter(paths).items() if count > 1)
+        _warn_once(f"{file}: {repeated} of {len(paths)} rows repeat the path of an earlier one, the first: {first}")
+
+
+@functools.cache  # a run reads a manifest several times
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def _check_root(path: Union[str, Path], root: str) -> None:

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from ..encoder.config import DEFAULT_SAMPLE_RATE, EncoderConfig
 from ..errors import UserError
-from .audio_file import BrokenAudio, read_wave
+from .audio_file import BrokenAudio
+from .long_wave import LongWave, open_wave
 from .manifest import read_manifest
 from .unreadable import UnreadableFiles, UnreadableLimit
 
@@ -75,13 +76,14 @@ class SpeechSample:
         with tqdm(total=total, desc=f"speech of {self.manifest.file}", bar_format=shown, mininterval=1) as progress:
             for row, length in self._lengths.items():
                 try:
-                    wave = read_wave(
-                        self.manifest.path(row), DEFAULT_SAMPLE_RATE, self.manifest.sizes[row], self.shortest
+                    size = self.manifest.sizes[row]
+                    wave = self._cut(
+                        open_wave(self.manifest.path(row), DEFAULT_SAMPLE_RATE, size, self.shortest, length), length
                     )
                 except BrokenAudio as problem:
                     self.unreadable.add(row, str(problem))
                 else:
-                    yield self._cut(wave, length).unsqueeze(0), None
+                    yield wave.unsqueeze(0), None
                 progress.update(length / DEFAULT_SAMPLE_RATE)
         self.unreadable.log()
 
@@ -106,10 +108,11 @@ class SpeechSample:
             samples -= lengths[row]
         return lengths
 
-    def _cut(self, wave: Tensor, length: int) -> Tensor:
+    def _cut(self, wave: Union[Tensor, LongWave], length: int) -> Tensor:
         """`length` samples of a wave (samples,) from a random place; counted and added to the fingerprint."""
         start = int(self._random.integers(max(len(wave) - length, 0) + 1))
-        wave = wave[start : start + length].contiguous()
+        part = wave.cut(start, length) if isinstance(wave, LongWave) else wave[start : start + length]
+        wave = part.contiguous()
         self._digest.update(wave.numpy().tobytes())
         self.utterances += 1
         self.seconds += len(wave) / DEFAULT_SAMPLE_RATE

@@ -1,6 +1,5 @@
 """The tokens of a recogniser: fairseq's dictionary as a text file (`dict.ltr.txt`) or as a checkpoint holds it."""
 
-import io
 from pathlib import Path
 from typing import Any, FrozenSet, List, Mapping, NamedTuple
 
@@ -31,7 +30,13 @@ class TokenDictionary(NamedTuple):
 
 
 def read_dictionary(path: Path) -> TokenDictionary:
-    """Read lines of TOKEN COUNT, behind fairseq's own four; with or without a byte order mark.
+    """`load_dictionary` as plain values."""
+    dictionary = load_dictionary(path)
+    return TokenDictionary(dictionary.symbols, dictionary.bos(), dictionary.eos())
+
+
+def load_dictionary(path: Path) -> Dictionary:
+    """Fairseq's dictionary of lines TOKEN COUNT, behind its own four; with or without a byte order mark.
 
     Raises:
         UserError: it cannot be read, or fairseq refuses a line (of another form, or a token a second time without the
@@ -40,14 +45,13 @@ def read_dictionary(path: Path) -> TokenDictionary:
     dictionary = Dictionary()
     try:
         # not fairseq's own opening: it takes a byte order mark for a part of the first token
-        dictionary.add_from_file(io.StringIO(Path(path).read_text(encoding="utf-8-sig")))
+        with open(path, encoding="utf-8-sig") as lines:
+            dictionary.add_from_file(lines)
     except OSError as error:
-        raise UserError(f"cannot read the dictionary {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"the dictionary {path} is not UTF-8 text: {error}") from error
-    except (RuntimeError, ValueError) as error:  # a token twice, a line without a count
-        raise UserError(f"the dictionary {path} cannot be used: {error}") from error
-    return TokenDictionary(dictionary.symbols, dictionary.bos(), dictionary.eos())
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except (RuntimeError, ValueError) as error:  # a token twice, a line without a count, text that is not UTF-8
+        raise UserError(f"{path}: not fairseq's dictionary, lines of UNIT COUNT: {error}") from error
+    return dictionary
 
 
 def restore_dictionary(fields: Mapping[str, Any], source: Any) -> TokenDictionary:

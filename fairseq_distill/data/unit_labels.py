@@ -1,7 +1,9 @@
 """Frame labels beside the waves of a manifest: `<split>.km` and `dict.km.txt`, as fairseq-distill units writes them."""
 
+import codecs
 import logging
 import os
+from pathlib import Path
 from typing import FrozenSet, List, Sequence, Tuple
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..encoder.conv_spec import ConvLayer, count_frames, total_stride
 from ..errors import UserError
+from .token_dictionary import load_dictionary
 from .unreadable import UnreadableLimit
 
 logger = logging.getLogger(__name__)
@@ -25,7 +28,10 @@ def read_dictionary(folder: str, labels: str = "km") -> Dictionary:
     path = os.path.join(folder, f"dict.{labels}.txt")
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such dictionary; fairseq-distill units writes it beside the labels")
-    return Dictionary.load(path)
+    dictionary = load_dictionary(Path(path))
+    if len(dictionary) == dictionary.nspecial:
+        raise UserError(f"{path}: it holds no units")
+    return dictionary
 
 
 class UnitLabels:
@@ -53,9 +59,14 @@ class UnitLabels:
         self.sample_rate = sample_rate
         if not os.path.isfile(path):
             raise UserError(f"{path}: no such file of labels; fairseq-distill units makes one for each manifest")
-        with open(path, "rb") as lines:
-            facts = np.array([(len(line), len(line.split())) for line in lines], dtype=np.int64).reshape(-1, 2)
-        self._offsets = np.concatenate([[0], facts[:, 0].cumsum()])
+        try:
+            with open(path, "rb") as lines:
+                mark = len(codecs.BOM_UTF8) if lines.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
+                lines.seek(mark)
+                facts = np.array([(len(line), len(line.split())) for line in lines], dtype=np.int64).reshape(-1, 2)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        self._offsets = mark + np.concatenate([[0], facts[:, 0].cumsum()])
         self.lengths = facts[:, 1]
         self._left_out: FrozenSet[int] = frozenset()  # rows whose labels are another wave's
 
@@ -71,11 +82,13 @@ class UnitLabels:
             return torch.zeros(0, dtype=torch.long)
         with open(self.path, "rb") as file:
             file.seek(self._offsets[row])
-            line = file.read(self._offsets[row + 1] - self._offsets[row]).decode().strip()
+            line = file.read(self._offsets[row + 1] - self._offsets[row]).decode("utf-8", "replace").strip()
         labels = self.dictionary.encode_line(line, append_eos=False, add_if_not_exist=False).long()
         if (labels == self.dictionary.unk()).any():
             unknown = line.split()[int((labels == self.dictionary.unk()).nonzero()[0])]
-            raise UserError(f"{self.path}, line {row + 1}: {unknown} is no unit of the dictionary that came with it")
+            raise UserError(
+                f"{self.path}, line {row + 1}: {unknown!r:.40} is no unit of the dictionary that came with it"
+            )
         return labels
 
     def cut(self, labels: Tensor, start: int, samples: int) -> Tensor:

@@ -23,13 +23,14 @@ from ..data.audio_file import BrokenAudio, Fault
 from ..data.manifest import Manifest, read_manifest
 from ..data.unreadable import UnreadableFiles, UnreadableLimit
 from ..data.waves import process_waves
-from ..encoder.model import SpeechEncoder
+from ..encoder.model import SpeechEncoder, require
+from ..encoder.pieces import encode_pieces
 from ..errors import UserError
 from ..output.files import write_whole
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # part of every cache key; raise it when the same file and manifest would give other features
+FORMAT = 2  # part of every cache key; raise it when the same file and manifest would give other features
 
 
 @dataclass
@@ -127,7 +128,13 @@ def pool_wave(encoder: SpeechEncoder, wave: torch.Tensor) -> np.ndarray:
     Raises:
         BrokenAudio: a hidden state is not finite.
     """
-    pooled = torch.stack([hidden[0].mean(0) for hidden in encoder(wave.unsqueeze(0)).hidden]).numpy()
+    means, frames = [], []
+    for output in encode_pieces(encoder, wave):  # of a long wave, hidden states of all layers need gigabytes
+        hidden = [require(state)[0] for state in output.hidden]
+        means.append(torch.stack([state.mean(0) for state in hidden]))
+        frames.append(len(hidden[0]))
+    share = torch.tensor(frames) / sum(frames)
+    pooled = (torch.stack(means) * share[:, None, None]).sum(0).numpy()
     bad = ~np.isfinite(pooled).all(axis=1)
     if bad.any():
         raise BrokenAudio(Fault.NOT_FINITE, f"the encoder makes hidden state {int(bad.argmax())} of it not finite")

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 def evaluate_heads(
     model: MultitaskModel, data: Path, split: str = "test", trials: Optional[Path] = None
 ) -> Dict[str, Any]:
-    """Measure each head that SPLIT.<label> is there for; utterances go through the model one by one, whole.
+    """Measure each head that SPLIT.<label> is there for; utterances go through the model one by one.
 
     Args:
         model: a SpeechMultitask, as `load_multitask` gives it.
@@ -51,7 +51,7 @@ def evaluate_heads(
 
     @torch.inference_mode()
     def run_heads(wave: torch.Tensor) -> Dict[str, Tuple[np.ndarray, np.ndarray]]:
-        output = model(wave.unsqueeze(0))
+        output = model.run_wave(wave)
         # hidden states are not kept: a whole manifest's would not fit into memory
         return {
             name: (output.scores[name][0].float().numpy(), output.embeddings[name][0].float().numpy())

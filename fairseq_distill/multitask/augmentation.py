@@ -14,7 +14,7 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from ..data.audio_dataset import limit_broken
-from ..data.audio_file import BrokenAudio, open_audio
+from ..data.audio_file import BrokenAudio, average_channels, check_range, open_audio, read_part
 from ..data.manifest import check_audio, read_manifest
 from ..errors import UserError
 
@@ -66,9 +66,9 @@ class NoiseManifest:
 
     def _read(self, row: int, samples: int, position: float) -> np.ndarray:
         with open_audio(self.manifest.path(row), self.sample_rate, self.manifest.sizes[row], 1) as audio:
-            audio.seek(int(position * max(audio.frames - samples + 1, 1)))
-            noise = audio.read(samples, dtype="float32")
-        return noise.mean(1) if noise.ndim == 2 else noise
+            noise = average_channels(read_part(audio, int(position * max(audio.frames - samples + 1, 1)), samples))
+        check_range(noise)
+        return noise.numpy()
 
 
 class Augmentation:

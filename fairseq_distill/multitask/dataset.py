@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from fairseq.data import ConcatDataset
 
-from ..data.audio_dataset import DistillationAudioDataset, load_audio_dataset
+from ..data.audio_dataset import DistillationAudioDataset, leave_out_long, limit_broken, load_audio_dataset
 from ..data.audio_settings import AudioSettings
 from ..errors import UserError
 from .augmentation import Augmentation
@@ -63,6 +63,11 @@ class MultitaskDataset(ConcatDataset):
         """Samples of each utterance as it comes, at its own speed."""
         return self._sizes
 
+    def path(self, index: int) -> str:
+        """The audio file of an utterance."""
+        number, row = self._get_dataset_and_sample_index(index)
+        return self.datasets[number].path(row)
+
     def size(self, index: int) -> int:
         """Samples of an utterance."""
         return int(self._sizes[index])
@@ -71,6 +76,13 @@ class MultitaskDataset(ConcatDataset):
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
         """No: draws change with the epoch, and DataLoader workers that live on would augment as in the first one."""
         return False
+
+    def batch_by_size(self, indices: Any, max_tokens: Optional[int] = None, **limits: Any) -> Any:
+        """As fairseq's; utterances too long for a batch are left out or refused, as of a single manifest."""
+        name = ", ".join(dataset.manifest_path for dataset in self.datasets)
+        limit = limit_broken(self.datasets[0].limit.share, len(self))
+        indices = leave_out_long(self, indices, max_tokens, name, limit)
+        return super().batch_by_size(indices, max_tokens=max_tokens, **limits)
 
     def set_epoch(self, epoch: int) -> None:
         """Fairseq calls this before each epoch, and with 1 before each validation."""
@@ -139,6 +151,7 @@ def load_multitask_dataset(
     datasets, targets = [], []
     for folder in every:
         dataset = load_audio_dataset(os.path.join(folder, f"{split}.tsv"), replace(settings, normalize=False))
+        dataset.read_parts = False  # augmentation is of whole waves, and so is the normalisation after it
         numbers = np.full((len(dataset), len(tasks)), NO_LABEL, dtype=np.int64)
         for column, (task, own) in enumerate(zip(tasks, folders)):
             if folder in own:

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from contextlib import nullcontext
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, cast
 
 import torch
@@ -13,6 +14,7 @@ from ..distillation.plan import PredictionPlan
 from ..distillation.states import GroupStates
 from ..encoder.config import EncoderConfig
 from ..encoder.model import EncoderOutput, SpeechEncoder
+from ..encoder.pieces import encode_pieces, join_pieces
 from ..errors import UserError
 from ..pruning.gates import add_gates, get_gates
 from .distillation import Adapter, TeacherHeads, attach
@@ -132,6 +134,18 @@ class MultitaskModel(BaseFairseqModel):
         if predict:
             assert self.prediction_head is not None, "without groups, nothing is predicted"
             states = self.prediction_head(plain)
+        return self._run_heads(output, labelled, states)
+
+    @torch.inference_mode()
+    def run_wave(self, wave: Tensor) -> MultitaskOutput:
+        """What the model says of one wave (samples,): its encoder is given a long one in pieces, its heads are not."""
+        with nullcontext() if self.adapters is None else attach(self.encoder, self.adapters):
+            output = join_pieces(list(encode_pieces(self.encoder, wave, self._layers)))
+        return self._run_heads(output)
+
+    def _run_heads(
+        self, output: EncoderOutput, labelled: Optional[Tensor] = None, states: Optional[GroupStates] = None
+    ) -> MultitaskOutput:
         rows = [None] * len(self.tasks) if labelled is None else labelled.unbind(1)
         embeddings = {name: head.embed(output, own) for (name, head), own in zip(self.heads.items(), rows)}
         scores = {name: head.score(embeddings[name]) for name, head in self.heads.items()}

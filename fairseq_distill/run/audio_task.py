@@ -1,13 +1,19 @@
 """What our tasks share: waves of any length go in, and no dictionary is fairseq's."""
 
+import logging
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
+import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask
+from torch import Tensor
 
 from .ranges import COUNT, FRACTION, NOT_NEGATIVE
+from .settings import find_run, find_section
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -45,12 +51,56 @@ class AudioTaskConfig(FairseqDataclass):
 
 
 class AudioTask(FairseqTask):
-    """A task on waves."""
+    """A task on waves.
+
+    Attributes:
+        train_split: name of the training set.
+        num_not_finite: batches whose loss was not finite, in this process.
+    """
+
+    def __init__(self, cfg: Any):
+        super().__init__(cfg)
+        self.train_split = (find_section(find_run(cfg), "dataset") or {}).get("train_subset", "train")
+        self.num_not_finite = 0
+        self._last_loss: Optional[Tuple[int, List[int], Tensor]] = None
+        self._told: set = set()
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> "AudioTask":
         """Set the task up; neither data nor teacher is touched."""
         return cls(cfg)
+
+    def train_step(
+        self, sample: Any, model: Any, criterion: Any, optimizer: Any, update_num: int, ignore_grad: bool = False
+    ) -> Tuple[Tensor, Any, Any]:
+        """As fairseq's, and the utterances of a loss that is not finite are named.
+
+        fairseq does not step on it: it leaves the update out in float16, and otherwise stops the run, after this has
+        been called once more. So each loss is looked at in the next call, where the GPU need not be waited for.
+        """
+        self._name_not_finite()
+        loss, sample_size, logging_output = super().train_step(
+            sample, model, criterion, optimizer, update_num, ignore_grad
+        )
+        if not ignore_grad:
+            self._last_loss = update_num, sample["id"].tolist(), loss.detach()
+        return loss, sample_size, logging_output
+
+    def _name_not_finite(self) -> None:
+        """Warn if the last loss was not finite; of the same batch once."""
+        last, self._last_loss = self._last_loss, None
+        if last is None or bool(torch.isfinite(last[2]).all()):
+            return
+        update_num, ids, _ = last
+        key = update_num, *ids
+        if key not in self._told:
+            self._told.add(key)
+            self.num_not_finite += 1
+            dataset = self.datasets[self.train_split]
+            logger.warning(
+                f"the loss of a batch in update {update_num + 1} is not finite ({self.num_not_finite} so far); its "
+                f"utterances: {', '.join(dataset.path(index) for index in ids)}"
+            )
 
     def max_positions(self) -> Tuple[int, int]:
         """Waves of any length."""

@@ -98,7 +98,6 @@ class SpeechMultitaskTask(AudioTask):
         self._teacher: Optional[Teacher] = None
         self.plan = PredictionPlan()
         self._exact_padding = False
-        self.train_split = (find_section(find_run(cfg), "dataset") or {}).get("train_subset", "train")
         self.state.add_factory("classes", self._collect_classes)
 
     @property

@@ -7,12 +7,8 @@ import torch
 from torch import Tensor
 
 from ..data.audio_file import BrokenAudio, Fault
-from ..encoder.conv_spec import count_frames
 from ..encoder.model import SpeechEncoder, normalize_wave, require
-from ..encoder.size import frame_rate
-
-# Attention's memory grows with the square of the length; the longest utterance of LibriSpeech (35 s) stays whole.
-LONGEST = 40  # seconds
+from ..encoder.pieces import cut_wave
 
 
 class LayerFrames:
@@ -36,17 +32,10 @@ class LayerFrames:
     @torch.inference_mode()
     def __call__(self, wave: Tensor) -> Iterator[np.ndarray]:
         """Raises BrokenAudio where the layer's output is not finite."""
-        cfg = self.encoder.cfg
-        frames = count_frames(len(wave), cfg.frame_layers)
         if self.normalize:
             wave = normalize_wave(wave.unsqueeze(0)).squeeze(0)
-        chunks = -(-frames // int(LONGEST * frame_rate(cfg)))
-        bounds = [frames * chunk // chunks for chunk in range(chunks + 1)] if chunks else []
-        for start, end in zip(bounds, bounds[1:]):
-            # the last chunk has the wave's rest, which makes no frame but counts in a group norm
-            stop = len(wave) if end == frames else (end - 1) * cfg.frame_stride + cfg.shortest_wave
-            chunk = wave[start * cfg.frame_stride : stop]
-            hidden = self._encode(chunk)
+        for start, stop in cut_wave(len(wave), self.encoder.cfg.frame_layers):
+            hidden = self._encode(wave[start:stop])
             if not torch.isfinite(hidden).all():
                 raise BrokenAudio(Fault.NOT_FINITE, f"the teacher makes hidden state {self.layer} of it not finite")
             yield hidden.cpu().numpy()

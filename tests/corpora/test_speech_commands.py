@@ -194,3 +194,22 @@ def test_evaluate_reads_what_was_written(out, tmp_path):
     result = evaluate_probe(save_teacher(tmp_path / "teacher.pt"), out, "keyword", tmp_path / "cache")
     assert result["classes"] == 12
     assert [result[split] for split in ("train", "valid", "test")] == [65, 24, 24]
+
+
+def test_lists_with_a_byte_order_mark_and_names_that_no_manifest_holds(tmp_path, capsys):
+    plain = write_speech_commands(tmp_path / "plain")
+    assert main(["manifest", "speech-commands", str(plain), "--out", str(tmp_path / "a")]) == 0
+    for name in ("validation_list.txt", "testing_list.txt"):
+        path = plain / name
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    write_audio(plain / "yes" / "tab\there_nohash_0.wav")
+    write_audio(plain / "yes" / "space_nohash_0 .wav")
+    capsys.readouterr()
+    assert main(["manifest", "speech-commands", str(plain), "--out", str(tmp_path / "b")]) == 0
+    shown = capsys.readouterr().out
+    assert "1 of train: a name that no manifest can hold, such as 'yes/tab\\there_nohash_0.wav'" in shown
+    for split in ("valid", "test"):
+        rows = [read_manifest_rows(tmp_path / out / f"{split}.tsv") for out in "ab"]
+        words = [{name for name in found if not name.startswith("/")} for found in rows]
+        assert words[0] == words[1] and len(words[0]) > 10
+    assert "yes/space_nohash_0 .wav" in read_manifest_rows(tmp_path / "b" / "train.tsv")

@@ -227,3 +227,20 @@ def test_no_row_is_left_out_of_the_batches(tmp_path, limits):
         assert [row for batch in batches for row in batch] == list(indices)
         assert all(len(batch) <= limits.get("max_sentences", 10) for batch in batches)
         assert all(max(dataset.sizes[batch]) * len(batch) <= limits.get("max_tokens", 10**6) for batch in batches)
+
+
+def test_a_row_too_long_for_a_batch_is_left_out_with_a_count_or_refused(tmp_path, caplog):
+    """fairseq stops with an AssertionError that names neither manifest nor setting."""
+    rows = good_rows(tmp_path, [5000, 8000, 6500, 4000])
+    dataset = build(tmp_path, rows, max_broken=0.25)
+    batches = dataset.batch_by_size(dataset.ordered_indices(), max_tokens=7000)
+    assert sorted(row for batch in batches for row in batch) == [0, 2, 3]
+    assert "1 of 4 rows have more samples than dataset.max_tokens=7000" in caplog.text and "8,000" in caplog.text
+    with pytest.raises(UserError, match="2 of 4 rows have .* task.max_sample_size, raise dataset.max_tokens"):
+        dataset.batch_by_size(dataset.ordered_indices(), max_tokens=6000)
+    one = build(tmp_path, rows[:1])
+    with pytest.raises(UserError, match="1 of 1 rows have more samples"):
+        one.batch_by_size([0], max_tokens=4999)
+    cropped = build(tmp_path, rows, max_sample_size=4500)
+    batches = cropped.batch_by_size(cropped.ordered_indices(), max_tokens=4500)
+    assert sorted(row for batch in batches for row in batch) == [0, 1, 2, 3]

@@ -43,9 +43,9 @@ def test_a_blank_of_its_own_is_one_too(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("E 1\nE 2\n", r"dict.ltr.txt cannot be used: Duplicate word .*'E'.*#fairseq:overwrite"),
-        ("E 1\nT\n", r"dict.ltr.txt cannot be used: .*'<token> <cnt> \[flags\]'.*T"),
-        ("E one\n", "dict.ltr.txt cannot be used: .*E"),
+        ("E 1\nE 2\n", r"dict.ltr.txt: not fairseq's dictionary.*: Duplicate word .*'E'.*#fairseq:overwrite"),
+        ("E 1\nT\n", r"dict.ltr.txt: not fairseq's dictionary.*: .*'<token> <cnt> \[flags\]'.*T"),
+        ("E one\n", "dict.ltr.txt: not fairseq's dictionary.*: .*E"),
     ],
 )
 def test_lines_that_fairseq_refuses_are_named(text, message, tmp_path):
@@ -54,9 +54,9 @@ def test_lines_that_fairseq_refuses_are_named(text, message, tmp_path):
 
 
 def test_files_that_are_none_are_named(tmp_path):
-    with pytest.raises(UserError, match="cannot read the dictionary .*none.txt: No such file"):
+    with pytest.raises(UserError, match="none.txt: cannot be read: No such file"):
         read_dictionary(tmp_path / "none.txt")
-    with pytest.raises(UserError, match="dictionary .*latin.txt is not UTF-8"):
+    with pytest.raises(UserError, match="latin.txt: not fairseq's dictionary.*utf-8"):
         read_dictionary(write(tmp_path / "latin.txt", "é 1\n", "latin-1"))
 
 

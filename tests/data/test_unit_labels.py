@@ -187,7 +187,7 @@ def test_missing_files_and_unknown_units_are_named(tmp_path):
     dataset = build(tmp_path, rows)
     dataset.labels.dictionary = build_dictionary(50)
     assert len(dataset[0]["labels"]) == 27
-    with pytest.raises(UserError, match="train.km, line 2: 50 is no unit"):
+    with pytest.raises(UserError, match="train.km, line 2: '50' is no unit"):
         dataset[1]
 
 

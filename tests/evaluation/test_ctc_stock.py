@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from fairseq_distill.checkpoints.reading import load_encoder
 from fairseq_distill.cli.main import main
+from fairseq_distill.encoder import pieces
 from fairseq_distill.errors import UserError
 from fairseq_distill.evaluation.ctc import decode, load_recogniser
 
@@ -168,3 +169,22 @@ def test_settings_of_the_pretrained_model_are_read_from_any_holder(holder, tmp_p
     recogniser = load_recogniser(tmp_path / "a.pt", tmp_path)
     found = [recogniser.dictionary.symbols[number] for number in decode(recogniser, make_noise(9000))]
     assert found == tuned.recognise(make_noise(9000)) and found
+
+
+@torch.no_grad()
+def test_a_long_wave_is_heard_in_pieces_and_normalised_whole(monkeypatch, tmp_path):
+    tuned = FineTuned("wav2vec2", [*"ENO|"])
+    tuned.task["normalize"] = True
+    model = load_recogniser(tuned.write_hydra(tmp_path / "a.pt"), tmp_path).model
+    wave = 3 + 2 * torch.randn(9000, generator=torch.Generator().manual_seed(0))
+    whole = model(wave[None])
+    monkeypatch.setattr(pieces, "LONGEST", 0.2)
+    bounds = pieces.cut_wave(len(wave), model.encoder.cfg.frame_layers)
+    assert len(bounds) > 2
+    normal = (wave - wave.mean()) / (wave.var(unbiased=False) + 1e-5).sqrt()
+    model.encoder.normalize_input = False
+    expected = [model.output(model.encoder.encode(normal[None, start:stop]).x) for start, stop in bounds]
+    model.encoder.normalize_input = True
+    found = model(wave[None])
+    assert found.shape == whole.shape and not torch.allclose(found, whole, atol=1e-3)
+    torch.testing.assert_close(found, torch.cat(expected, 1))

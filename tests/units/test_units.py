@@ -17,10 +17,11 @@ from fairseq_distill import load_encoder
 from fairseq_distill.cli import units
 from fairseq_distill.data.audio_file import BrokenAudio
 from fairseq_distill.data.manifest import read_manifest
+from fairseq_distill.encoder import pieces
 from fairseq_distill.encoder.conv_spec import count_frames
 from fairseq_distill.errors import UserError
 from fairseq_distill.layer_clusters.fingerprint import fingerprint_weights
-from fairseq_distill.units import fitting, frames
+from fairseq_distill.units import fitting
 from fairseq_distill.units.fitting import fit_units
 from fairseq_distill.units.frames import LayerFrames
 from fairseq_distill.units.labelling import Labeller
@@ -126,7 +127,7 @@ def test_a_seed_gives_the_same_files_and_another_one_others(made, tmp_path, caps
 def test_long_waves_go_in_chunks_without_a_frame_lost(tmp_path, monkeypatch, normalize):
     settings = {**LARGE, "normalize": True} if normalize else {}
     path = save_teacher(tmp_path / "teacher.pt", **settings)
-    monkeypatch.setattr(frames, "LONGEST", 0.1)  # 40 frames of 40 samples
+    monkeypatch.setattr(pieces, "LONGEST", 0.1)  # 40 frames of 40 samples
     wave = 0.3 + make_waves(1, 4321)[0][0]
     chunks = list(LayerFrames(load_encoder(path), 2)(wave))
     encoder = load_encoder(path)

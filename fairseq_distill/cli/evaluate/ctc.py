@@ -2,8 +2,8 @@
 
 CKPT is a hubert_ctc or wav2vec_ctc model, of HuBERT, wav2vec 2.0, data2vec or a student, saved by any version of
 fairseq. Decoding is greedy, without a language model: the likeliest token of each frame, repeats collapsed, blanks
-taken out. An utterance goes through the model alone and whole. Intervals are 95 % percentiles of 1000 bootstrap draws
-over utterances.
+taken out. An utterance goes through the model alone; of one over 40 s, parts of at most that. Intervals are 95 %
+percentiles of 1000 bootstrap draws over utterances.
 """
 
 import argparse

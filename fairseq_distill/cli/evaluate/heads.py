@@ -2,8 +2,9 @@
 
 Each head that MANIFESTS has labels for is measured: accuracy and macro F1 of a classification; equal error rate and
 minimum detection costs of a verification, over all pairs of the split or those of --trials. An utterance goes through
-the model alone and whole. Intervals are 95 % percentiles of 1000 bootstrap draws: over utterances for accuracy and
-macro F1, over speakers for error rates of pairs, which count as often as their speakers are drawn.
+the model alone; of one over 40 s, the encoder is given parts of at most that. Intervals are 95 % percentiles of 1000
+bootstrap draws: over utterances for accuracy and macro F1, over speakers for error rates of pairs, which count as often
+as their speakers are drawn.
 """
 
 import argparse

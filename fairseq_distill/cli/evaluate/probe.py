@@ -40,7 +40,8 @@ examples: a teacher, its student, and the floor that the comparison stands on (t
   fairseq-distill evaluate probe checkpoints/checkpoint_best.pt --data manifests/keywords --random-weights 1
   fairseq-distill evaluate probe student.pt --data manifests/voxceleb --label speaker --trials test.trials
 
-Features are computed once for each checkpoint and manifest, and found again whichever label is asked for.
+Features are computed once for each checkpoint and manifest, and found again whichever label is asked for. Of a wave
+over 40 s, parts of at most that go through the encoder.
 """
 
 
