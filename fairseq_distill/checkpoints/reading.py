@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..encoder.config import DEFAULT_SAMPLE_RATE, EncoderConfig
+from ..encoder.config import EncoderConfig
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 from ..pruning.gates import add_gates
@@ -65,7 +65,6 @@ class EncoderCheckpoint:
         name: the model's name in fairseq ("wavlm" for Microsoft's).
         config: the encoder's settings.
         weights: state dict of the file with the encoder's names, still with what an encoder does not need.
-        sample_rate: in Hz, of the audio it was trained on.
         settings: all settings of the run that trained the encoder, as plain values, by section; empty in files from
             before fairseq had sections, and in Microsoft's.
         others: what else stands among the file's weights, with its number of tensors (data2vec's moving average).
@@ -75,9 +74,13 @@ class EncoderCheckpoint:
     name: str
     config: EncoderConfig
     weights: Dict[str, Tensor]
-    sample_rate: int
     settings: Dict[str, Any] = field(default_factory=dict)
     others: Dict[str, int] = field(default_factory=dict)
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz, of the audio it was trained on."""
+        return self.config.sample_rate
 
     def describe(self) -> str:
         """One line for the log."""
@@ -93,8 +96,8 @@ def load_encoder(path: PathLike) -> SpeechEncoder:
         path: a file of HuBERT, wav2vec 2.0, data2vec audio (each also fine-tuned), WavLM or a student of ours.
 
     Returns:
-        `SpeechEncoder`; call it with waves (batch, samples) at 16 kHz. float32 weights stay mapped from the file, so
-        replace a file that is in use by renaming another onto it, as fairseq does.
+        `SpeechEncoder`; call it with waves (batch, samples) at `cfg.sample_rate`. float32 weights stay mapped from the
+        file, so replace a file that is in use by renaming another onto it, as fairseq does.
 
     Raises:
         UserError: the file cannot be read or is refused, its architecture is unknown, a weight is missing or misshapen.
@@ -134,12 +137,11 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
         model, task = _split(settings)
         name = _find_name(path, model, weights)
         config = _make_config(name, model, task)
-        sample_rate = int(task.get("sample_rate") or DEFAULT_SAMPLE_RATE)
-    except (ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
         raise UserError(f"{path} cannot be used: {str(error) or type(error).__name__}") from error
     _check_counts(path, config, weights)
     sections = settings if model is not settings else {}
-    return EncoderCheckpoint(path, name, config, weights, sample_rate, sections, others)
+    return EncoderCheckpoint(path, name, config, weights, sections, others)
 
 
 def select_weights(checkpoint: EncoderCheckpoint, encoder: SpeechEncoder) -> Tuple[Dict[str, Tensor], List[str]]:
@@ -196,7 +198,7 @@ def _find_settings(path: PathLike, state: Mapping, weights: Dict[str, Tensor]) -
             f"{path} holds neither 'cfg' nor 'args': fairseq did not write it, or its settings were removed"
         )
     prefix = next((p for p in _FINE_TUNED_PREFIXES if any(key.startswith(p) for key in weights)), None)
-    model, _ = _split(cfg or args)
+    model, fine_tuning = _split(cfg or args)
     if prefix is None and model.get("_name") == "speech_multitask":  # its encoder is a module like any other
         return cfg, _strip("encoder.", weights)
     if prefix is None:
@@ -207,10 +209,17 @@ def _find_settings(path: PathLike, state: Mapping, weights: Dict[str, Tensor]) -
             f"{path} is fine-tuned but lacks the settings of the encoder inside it (model.w2v_args): "
             "give the pretrained checkpoint instead"
         )
-    if model.get("layer_type"):  # fairseq adds adapters (MMS) to the encoder that it fine-tunes
-        encoder, task = _split(inner)
-        inner = {"model": {**encoder, "layer_type": model["layer_type"]}, "task": task}
-    return inner, _strip(prefix, weights)
+    adapters = _pick(model, "layer_type")  # fairseq adds them (MMS) to the encoder that it fine-tunes
+    rate = _pick(fine_tuning, "sample_rate")  # of the audio it heard last: fairseq does not mind another one
+    encoder, task = _split(inner)
+    if encoder is task:
+        return {**inner, **adapters, **rate}, _strip(prefix, weights)
+    return {**inner, "model": {**encoder, **adapters}, "task": {**task, **rate}}, _strip(prefix, weights)
+
+
+def _pick(settings: Mapping, key: str) -> Dict[str, Any]:
+    """A setting alone, or nothing where it is not set."""
+    return {key: settings[key]} if settings.get(key) else {}
 
 
 def _strip(prefix: str, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
@@ -244,6 +253,9 @@ def _make_config(name: str, model: Mapping, task: Mapping) -> EncoderConfig:
     config.family = _FAMILIES[name] or config.family
     if _FAMILIES[name]:
         config.normalize = bool(task.get("normalize", model.get("normalize")) or False)
+    config.sample_rate = find_sample_rate(model, task)
+    if (task.get("label_rate") or 0) > 0:
+        config.label_rate = task["label_rate"]
     for f in fields(config):
         value = getattr(config, f.name)
         if isinstance(f.type, type):
@@ -259,6 +271,19 @@ def _make_config(name: str, model: Mapping, task: Mapping) -> EncoderConfig:
         raise ValueError(f"crop_seq_to_multiple={model['crop_seq_to_multiple']} of wav2vec 2.0 is not supported")
     config.check()
     return config
+
+
+def find_sample_rate(model: Mapping, task: Mapping) -> int:
+    """Samples a second of the audio that a file was trained on: its task's, or 16,000 where it names none.
+
+    Raises:
+        ValueError: it is no whole number, at least 1.
+    """
+    given = task.get("sample_rate") or model.get("sample_rate") or EncoderConfig.sample_rate
+    rate = float(given)
+    if not rate >= 1 or rate % 1:
+        raise ValueError(f"sample_rate={reprlib.repr(given)} is no number of samples a second")
+    return int(rate)
 
 
 def _check_counts(path: PathLike, config: EncoderConfig, weights: Mapping) -> None:

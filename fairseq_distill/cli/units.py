@@ -27,8 +27,9 @@ from ..units.labelling import Labelled, Labeller
 HELP = "k-means units of a teacher's layer, as labels for HuBERT's masked prediction"
 
 EPILOG = f"""\
-MANIFEST is fairseq's audio manifest: the audio root, then PATH<TAB>SAMPLES a line, 16 kHz; train.tsv is labelled in
-train.km, a line for each row. Of a wave over {LONGEST} s, parts of at most that go through the teacher.
+MANIFEST is fairseq's audio manifest: the audio root, then PATH<TAB>SAMPLES a line, at the teacher's sample rate;
+train.tsv is labelled in train.km, a line for each row. Of a wave over {LONGEST} s, parts of at most that go through the
+teacher.
 
 A row whose file cannot be used keeps its line, with the unit of silence for each frame; over 1 % of them stops the
 command. K-means sees at most {MAX_FRAMES:,} frames, drawn from --seconds; memory does not grow with the speech.
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"units       {args.clusters} of layer {args.layer} of {args.teacher}")
     print("\n".join(_describe(fit, manifests, labelled)))
     labels = f"task.label_dir={args.out.resolve()} task.labels=[{LABEL_ENDING}] task.label_rate={rate:g}"
-    print(f"written to {args.out}: {labels}")
+    print(f"written to {args.out}: {labels} task.sample_rate={teacher.cfg.sample_rate}")
 
 
 def _check_numbers(args: argparse.Namespace, teacher: SpeechEncoder) -> None:

@@ -3,6 +3,7 @@
 import logging
 import math
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Dict
 
 from ..errors import UserError
@@ -21,7 +22,7 @@ class UnreadableLimit:
     Attributes:
         num_files: files that are read.
         share: fraction of them that may be unusable, from 0 to 1; rounded up to whole files, so that one file never
-            stops a run unless the share is 0.
+            stops a run unless the share is 0, or there is no other file.
         setting: what the user sets the share by, such as task.max_broken; empty = it is fixed.
         files: what the files are called in the message.
     """
@@ -34,7 +35,8 @@ class UnreadableLimit:
     @property
     def allowed(self) -> int:
         """Number of files that may be unusable."""
-        return math.ceil(round(self.share * self.num_files, 6))
+        allowed = math.ceil(round(self.share * self.num_files, 6))
+        return allowed if self.share == 1 else min(allowed, max(self.num_files - 1, 0))  # of a single file, it is all
 
     def is_exceeded(self, count: int) -> bool:
         """Whether `count` unusable files are too many."""
@@ -82,8 +84,8 @@ class UnreadableFiles:
 
     def describe(self) -> str:
         """One sentence: how many files cannot be used, and the first three with the reason."""
-        first = list(self.reasons.items())[:_SHOWN_FILES]
-        shown = "; ".join(f"{self.manifest.paths[row]} ({why})" for row, why in first)
+        first = groupby(list(self.reasons.items())[:_SHOWN_FILES], key=lambda item: item[1])
+        shown = "; ".join(f"{', '.join(self.manifest.paths[row] for row, _ in rows)} ({why})" for why, rows in first)
         total = len(self.manifest.paths)
         return f"{self.manifest.file}: {len(self)} of {total} files cannot be used, the first: {shown}"
 

@@ -8,10 +8,17 @@ from fairseq.models.hubert.hubert import HubertConfig
 
 from .conv_spec import ConvLayer, format_conv_layers, parse_conv_layers, receptive_field, total_stride
 
-DEFAULT_SAMPLE_RATE = 16_000  # samples a second, where a checkpoint names none
 FAMILIES = ("hubert", "wav2vec2", "data2vec", "wavlm")
 # what the convolution stack of an encoder is, apart from the layers
-FRONT_FIELDS = ["family", "normalize", "extractor_mode", "conv_feature_layers", "conv_bias", "project_features"]
+FRONT_FIELDS = [
+    "family",
+    "sample_rate",
+    "normalize",
+    "extractor_mode",
+    "conv_feature_layers",
+    "conv_bias",
+    "project_features",
+]
 # with the convolution stack, what makes an encoder one of its teacher's kind whatever its size
 KIND_FIELDS = FRONT_FIELDS + [
     "layer_norm_first",
@@ -25,6 +32,15 @@ KIND_FIELDS = FRONT_FIELDS + [
     "max_distance",
     "gru_rel_pos",
 ]
+
+_POSITIVE = (
+    "encoder_layers",
+    "encoder_embed_dim",
+    "encoder_attention_heads",
+    "conv_pos",
+    "conv_pos_groups",
+    "sample_rate",
+)
 
 
 class Prunable(NamedTuple):
@@ -64,6 +80,9 @@ class EncoderConfig(HubertConfig):
             "help": "origin of the weights: hubert, wav2vec2, data2vec or wavlm. wav2vec2 and data2vec round the "
             "length of padded audio to frames by the convolution formula, hubert and wavlm by equal chunks"
         },
+    )
+    sample_rate: int = field(
+        default=16_000, metadata={"help": "samples a second of the waves; taken from task.sample_rate"}
     )
     normalize: bool = field(
         default=False,
@@ -228,7 +247,7 @@ class EncoderConfig(HubertConfig):
         for name, value, allowed in choices:
             if value not in allowed:
                 raise ValueError(f"{name}={value} is not supported; supported: {', '.join(allowed)}")
-        for name in ("encoder_layers", "encoder_embed_dim", "encoder_attention_heads", "conv_pos", "conv_pos_groups"):
+        for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if not self.head_dim and self.encoder_embed_dim % self.encoder_attention_heads:

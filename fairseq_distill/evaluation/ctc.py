@@ -19,7 +19,6 @@ from ..checkpoints.safe_load import read_pickled, to_plain
 from ..data.labels import read_labels
 from ..data.manifest import Manifest, read_manifest
 from ..data.waves import process_waves
-from ..encoder.conv_spec import receptive_field
 from ..errors import UserError
 from .bootstrap import DRAWS, SEED, ratio_interval
 
@@ -37,6 +36,7 @@ class Recogniser(NamedTuple):
         dictionary: its tokens.
         blank: number of the token that stands for none.
         normalize: waves are normalised first.
+        sample_rate: of the waves.
         shortest: samples that make a frame.
         labels: ending of the label files that it was trained on.
     """
@@ -45,6 +45,7 @@ class Recogniser(NamedTuple):
     dictionary: Dictionary
     blank: int
     normalize: bool
+    sample_rate: int
     shortest: int
     labels: str
 
@@ -136,13 +137,15 @@ def load_recogniser(checkpoint: Path, data: Path) -> Recogniser:
         raise UserError(f"{checkpoint} has no dictionary inside, and there is no {data}/dict.{labels}.txt: add it")
     state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint), {"data": str(data)})
     _add_unit_dictionary(state)
+    encoder = read_checkpoint(checkpoint).config
     (network,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
     return Recogniser(
         network.eval().float(),
         task.target_dictionary,
         task.target_dictionary.index(task.blank_symbol),
         bool(task.cfg.normalize),
-        receptive_field(read_checkpoint(checkpoint).config.frame_layers),
+        encoder.sample_rate,
+        encoder.shortest_wave,
         labels,
     )
 
@@ -173,7 +176,9 @@ def recognise(
     """
     rows = [row for row, text in enumerate(references) if text]
     decode_wave = partial(decode, recogniser)
-    found, unreadable = process_waves(manifest, rows, recogniser.shortest, decode_wave, "recognising")
+    found, unreadable = process_waves(
+        manifest, rows, recogniser.sample_rate, recogniser.shortest, decode_wave, "recognising"
+    )
     unreadable.log()
     texts = join_tokens(list(found.values()), "the model's dictionary", recogniser.dictionary.symbols)
     utterances = [Utterance(manifest.paths[row], references[row], text) for row, text in zip(found, texts)]

@@ -111,6 +111,22 @@ class Start:
         return (wave for wave, _ in SpeechSample(manifest, self.seconds, _SEED, encoder.cfg))
 
 
+def check_rate(checkpoint: EncoderCheckpoint, sample_rate: int, setting: str) -> None:
+    """Raise UserError where a run's waves are at another rate than those that a checkpoint was trained on.
+
+    Args:
+        checkpoint: what the run learns from, or starts from.
+        sample_rate: the run's `task.sample_rate`.
+        setting: what the checkpoint was given as.
+    """
+    rate = checkpoint.sample_rate
+    if sample_rate != rate:
+        raise UserError(
+            f"task.sample_rate={sample_rate}, but {setting}={checkpoint.path} was trained at {rate} Hz: give "
+            f"task.sample_rate={rate} and speech at {rate} Hz (ffmpeg -i IN -ar {rate} OUT resamples a file)"
+        )
+
+
 def shape_like(config: EncoderConfig, like: str, depth: int, layers: Sequence[int]) -> Dict[str, Any]:
     """Settings that a student takes over from the checkpoint it starts from.
 

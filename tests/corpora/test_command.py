@@ -23,7 +23,10 @@ def show_help(capsys, *words):
 @pytest.mark.parametrize("corpus", OPTIONS)
 def test_a_corpus_declares_its_own_options_and_says_what_it_reads_and_writes(capsys, corpus):
     usage, text = show_help(capsys, corpus).split("\n\n", 1)
-    assert set(re.findall(r"--[a-z-]+", usage)) - {"--help"} == {"--out", *OPTIONS[corpus]} and "DIR" in usage
+    assert (
+        set(re.findall(r"--[a-z-]+", usage)) - {"--help"} == {"--out", "--sample-rate", *OPTIONS[corpus]}
+        and "DIR" in usage
+    )
     assert "Writes " in text and f"fairseq-distill manifest {corpus} " in text
 
 
