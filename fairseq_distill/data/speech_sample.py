@@ -31,8 +31,8 @@ class SpeechSample:
         manifest: fairseq's audio manifest.
         seconds: how much to read; less if the manifest has less.
         seed: of the order and of the places; the same seed and manifest give the same waves.
-        configs: settings of the encoders that the waves are for, all of one sample rate; rows too short for a frame are left
-            out.
+        configs: settings of the encoders that the waves are for, all of one sample rate; rows too short for one frame
+            are left out.
 
     Attributes, final after the iteration:
         utterances, seconds: what was read.

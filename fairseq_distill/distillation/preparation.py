@@ -140,7 +140,7 @@ def _settle_waves(run: Any, task_cfg: Any, teacher: EncoderCheckpoint) -> None:
             f"task.normalize={task_cfg.normalize}, but {teacher.path} was trained with normalize={wanted}: "
             "leave task.normalize out"
         )
-    check_rate(teacher, task_cfg.sample_rate, "task.teacher")
+    check_rate(task_cfg.sample_rate, teacher.sample_rate, f"task.teacher={teacher.path}")
     settle(run, "task", {"normalize": wanted}, "as the teacher was trained", task_cfg)
 
 

@@ -111,19 +111,19 @@ class Start:
         return (wave for wave, _ in SpeechSample(manifest, self.seconds, _SEED, encoder.cfg))
 
 
-def check_rate(checkpoint: EncoderCheckpoint, sample_rate: int, setting: str) -> None:
+def check_rate(sample_rate: int, trained_at: int, source: str) -> None:
     """Raise UserError where a run's waves are at another rate than those that a checkpoint was trained on.
 
     Args:
-        checkpoint: what the run learns from, or starts from.
         sample_rate: the run's `task.sample_rate`.
-        setting: what the checkpoint was given as.
+        trained_at: the checkpoint's.
+        source: the checkpoint as it was given, setting=path.
     """
-    rate = checkpoint.sample_rate
-    if sample_rate != rate:
+    if sample_rate != trained_at:
         raise UserError(
-            f"task.sample_rate={sample_rate}, but {setting}={checkpoint.path} was trained at {rate} Hz: give "
-            f"task.sample_rate={rate} and speech at {rate} Hz (ffmpeg -i IN -ar {rate} OUT resamples a file)"
+            f"task.sample_rate={sample_rate}, but {source} was trained at {trained_at} Hz: give "
+            f"task.sample_rate={trained_at} and speech at {trained_at} Hz (ffmpeg -i IN -ar {trained_at} OUT resamples "
+            "a file)"
         )
 
 

@@ -150,7 +150,8 @@ class SpeechStudent(SpeechEncoder):
         if getattr(task.cfg, "sample_rate", None):
             waves["sample_rate"] = task.cfg.sample_rate
         if start is not None:
-            check_rate(start.checkpoint, waves.get("sample_rate", start.checkpoint.sample_rate), "model.init")
+            rate = start.checkpoint.sample_rate
+            check_rate(waves.get("sample_rate", rate), rate, f"model.init={cfg.init}")
             settle(run, "model", start.shape, f"as in model.init={cfg.init}", cfg)
         settle(run, "model", waves, "as the task has it", cfg)
         # tasks without frame labels have no dictionaries in their state

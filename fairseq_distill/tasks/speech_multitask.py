@@ -191,4 +191,4 @@ class SpeechMultitaskTask(AudioTask):
     def _check_init(self, model_cfg: Any) -> None:
         if model_cfg.get("init"):
             path = find_file(model_cfg.init, "model.init")
-            check_rate(read_checkpoint(path), self.cfg.sample_rate, "model.init")
+            check_rate(self.cfg.sample_rate, read_checkpoint(path).sample_rate, f"model.init={path}")

@@ -17,6 +17,7 @@ def test_allowed_count_rounds_up_and_zero_is_strict():
 
 
 def test_the_limit_is_exceeded_by_one_more():
+    assert UnreadableLimit(1).is_exceeded(1) and UnreadableLimit(2).allowed == 1, "of a single file, one is all"
     limit = UnreadableLimit(20)
     assert [limit.is_exceeded(count) for count in (0, 1, 2)] == [False, False, True]
     assert UnreadableLimit(20, 0.0).is_exceeded(1) and not UnreadableLimit(20, 0.0).is_exceeded(0)
@@ -41,6 +42,13 @@ def test_files_are_counted_and_described_until_they_are_too_many(caplog):
     assert str(caught.value).endswith(
         ". Over 1% of the files is too many: mend them, or take their rows out of the manifest and of its label files"
     )
+
+
+def test_files_with_the_same_reason_are_named_together():
+    found = UnreadableFiles(MANIFEST, UnreadableLimit(400))
+    for row, reason in ((5, "8000 Hz"), (9, "8000 Hz"), (2, "silent")):
+        found.add(row, reason)
+    assert found.describe().endswith("3 of 400 files cannot be used, the first: 5.wav, 9.wav (8000 Hz); 2.wav (silent)")
 
 
 def test_the_same_row_counts_once():

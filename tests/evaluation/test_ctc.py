@@ -53,7 +53,7 @@ def make_recogniser(units, best, normalize=False):
         def get_normalized_probs(self, out, log_probs):
             return out
 
-    return Recogniser(Model(), dictionary, dictionary.index("<s>"), normalize, 400, "ltr")
+    return Recogniser(Model(), dictionary, dictionary.index("<s>"), normalize, 16_000, 400, "ltr")
 
 
 @pytest.mark.parametrize(
