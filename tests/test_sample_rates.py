@@ -2,26 +2,31 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import soundfile
 import torch
+from fairseq import tasks
+from omegaconf import OmegaConf
 
 from fairseq_distill import load_encoder
 from fairseq_distill.checkpoints.reading import read_checkpoint
 from fairseq_distill.checkpoints.safe_load import read_pickled
 from fairseq_distill.cli.main import main
-from fairseq_distill.encoder.size import frame_rate
+from fairseq_distill.encoder.size import frame_rate, measure_parts
 from fairseq_distill.errors import UserError
 from fairseq_distill.evaluation.ctc import load_recogniser
+from fairseq_distill.layer_clusters.automatic import ClusterRequest, find_groups
 from fairseq_distill.models.speech_student import SpeechStudent, SpeechStudentConfig
 from fairseq_distill.multitask.model import load_multitask
 from fairseq_distill.shapes.measure import RUNS, measure_real_time_factor
 
 from .builders import SMALL, build_dictionary, build_encoder, write_teacher
 from .checkpoints import layouts
+from .pruning.test_prune_command import write_student
 from .runs import KEYWORDS, SPEAKERS, distil, fine_tune, last, write_labelled, write_labels
 
 CONVOLUTIONS = "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)]"  # a frame every 160 samples: 50 a second at 8 kHz
@@ -119,7 +124,18 @@ def test_speech_at_another_rate_is_refused_with_the_way_out(command, network, sp
     message = capsys.readouterr().err
     expected = rf"train\d.flac.*{found} Hz instead of {wanted} Hz: resample it, ffmpeg -i IN -ar {wanted} OUT"
     assert re.search(expected, message), message
-    assert not (world / "out").exists() and not (world / "out.json").exists()
+    assert not list((world / "out").glob("*")) and not (world / "out.json").exists()
+
+
+def test_a_single_file_of_silence_is_no_labels(world, tmp_path, capsys):
+    """A row that cannot be used has the unit of silence; where that is all of a manifest, nothing is written."""
+    root, row = (world / "16k" / "valid.tsv").read_text().splitlines()[:2]
+    (tmp_path / "valid.tsv").write_text(f"{root}\n{row}\n")
+    words = list_words("units", world, "8k", "8k")
+    words[3:3] = [str(tmp_path / "valid.tsv")]
+    assert main(words) == 1
+    assert "valid0.flac (16000 Hz instead of 8000 Hz: resample it" in capsys.readouterr().err
+    assert not list((world / "out").glob("*"))
 
 
 def write_two_classes(folder: Path) -> None:
@@ -134,6 +150,20 @@ def test_networks_of_two_rates_are_not_compared(world, capsys):
         words = [str(world / name) for name in ("8k.pt", "16k.pt", f"{speech}/train.tsv")]
         assert main(["similarity", *words]) == 1
         assert "the encoders take waves at 8000 Hz and 16000 Hz" in capsys.readouterr().err
+
+
+def test_groups_found_at_another_rate_are_not_taken_again(world, tmp_path):
+    teacher, file = tmp_path / "teacher.pt", tmp_path / "clusters.json"
+    shutil.copy(world / "16k.pt", teacher)
+    request = ClusterRequest([str(teacher)], str(world / "16k" / "train.tsv"), 5.0, 2)
+    groups = find_groups(request, tmp_path)
+    lines = file.read_text()
+    assert '"sample_rate": 16000' in lines
+    file.write_text(lines.replace(', "sample_rate": 16000', ""))  # as it was before rates were told apart
+    assert find_groups(request, tmp_path) == groups and "sample_rate" not in file.read_text()
+    shutil.copy(world / "8k.pt", teacher)
+    with pytest.raises(UserError, match=r"clusters.json was made for other settings \(sample_rate differ\)"):
+        find_groups(request, tmp_path)
 
 
 def test_info_counts_a_second_of_the_checkpoints_own_audio(world, capsys):
@@ -204,16 +234,9 @@ def test_units_have_the_rate_of_the_task_or_one_for_each_frame(label_rate, expec
     cfg = SpeechStudentConfig(**{**SMALL, "conv_feature_layers": CONVOLUTIONS})
     settings = SimpleNamespace(sample_rate=8000, label_rate=label_rate)
     task = SimpleNamespace(cfg=settings, state=SimpleNamespace(dictionaries=[build_dictionary()]))
-    student = SpeechStudent.build_model(cfg_of(cfg), task)
+    student = SpeechStudent.build_model(OmegaConf.structured(cfg), task)
     assert (student.cfg.sample_rate, student.cfg.label_rate) == (8000, expected)
     assert student.feat2tar_ratio == expected / 50
-
-
-def cfg_of(cfg):
-    """As fairseq hands a model's settings over."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.structured(cfg)
 
 
 @pytest.fixture(scope="module")
@@ -235,15 +258,47 @@ def student(world):
     return last(world / "student")
 
 
-def test_a_students_file_holds_its_rate_and_is_read_at_it(student, world, tmp_path, capsys):
+def test_a_students_file_holds_its_rate_and_is_read_at_it(student, world, capsys):
     cfg = read_pickled(student)["cfg"]
     assert cfg["task"]["sample_rate"] == cfg["model"]["sample_rate"] == 8000 and cfg["model"]["label_rate"] == 50
     encoder = load_encoder(student)
     assert encoder.cfg.sample_rate == 8000 and frame_rate(encoder.cfg) == 50
-    teacher, options = str(world / "8k.pt"), ["--json", "--measure", "cosine"]
     for speech, code in (("8k", 0), ("16k", 1)):
-        assert main(["similarity", str(student), str(student), str(world / speech / "valid.tsv"), *options]) == code
-    assert "valid" in capsys.readouterr().err and teacher
+        assert main(["similarity", str(student), str(world / "8k.pt"), str(world / speech / "valid.tsv")]) == code
+    assert "valid.tsv: 2 of 8 files cannot be used" in capsys.readouterr().err
+    network, _ = build_stock_fine_tuning(student, world, 8000)
+    assert network.w2v_encoder.w2v_model.cfg.sample_rate == 8000
+
+
+def build_stock_fine_tuning(student, world, rate, from_checkpoint=False):
+    """hubert_ctc around a student, in the stock task that reads audio at this rate: (model, the run's settings)."""
+    task = {"_name": "audio_finetuning", "data": str(world / "8k"), "labels": "ltr", "sample_rate": rate}
+    model = {"_name": "hubert_ctc", "w2v_path": str(student), "normalize": False, "data": str(world / "8k")}
+    run = OmegaConf.create({"task": task, "model": model})
+    return tasks.setup_task(run.task).build_model(run.model, from_checkpoint), run
+
+
+def test_stock_fine_tuning_on_audio_at_another_rate_is_refused(student, world):
+    """fairseq reads 16 kHz unless told otherwise, and asks no encoder what it was trained on."""
+    with pytest.raises(UserError, match=r"task.sample_rate=16000, but model.w2v_path=.*last.pt was trained at 8000 Hz"):
+        build_stock_fine_tuning(student, world, 16_000)
+    network, _ = build_stock_fine_tuning(student, world, 16_000, from_checkpoint=True)  # what is trained already opens
+    assert network.w2v_encoder.w2v_model.cfg.sample_rate == 8000
+
+
+def test_a_pruned_student_keeps_its_rate_and_counts_a_second_of_it(tmp_path, capsys):
+    write_student(tmp_path / "stage1.pt", sample_rate=8000)
+    state = torch.load(tmp_path / "stage1.pt", weights_only=False)
+    state["cfg"]["task"]["sample_rate"] = 8000
+    torch.save(state, tmp_path / "stage1.pt")
+    assert main(["prune", str(tmp_path / "stage1.pt"), str(tmp_path / "pruned.pt")]) == 0
+    pruned, whole = (load_encoder(tmp_path / f"{name}.pt").cfg for name in ("pruned", "stage1"))
+    assert pruned.sample_rate == whole.sample_rate == 8000
+    macs = [
+        sum(part.macs for part in measure_parts(cfg.with_settings(sample_rate=16_000), 5)) / 10
+        for cfg in (pruned, whole)
+    ]
+    assert f"{macs[0] / 1e6:,.1f} of {macs[1] / 1e6:,.1f} M" in capsys.readouterr().out
 
 
 def test_fine_tuning_goes_on_at_the_students_rate(student, world, tmp_path, capsys):
