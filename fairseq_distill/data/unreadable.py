@@ -3,7 +3,6 @@
 import logging
 import math
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Dict
 
 from ..errors import UserError
@@ -84,8 +83,8 @@ class UnreadableFiles:
 
     def describe(self) -> str:
         """One sentence: how many files cannot be used, and the first three with the reason."""
-        first = groupby(list(self.reasons.items())[:_SHOWN_FILES], key=lambda item: item[1])
-        shown = "; ".join(f"{', '.join(self.manifest.paths[row] for row, _ in rows)} ({why})" for why, rows in first)
+        first = list(self.reasons.items())[:_SHOWN_FILES]
+        shown = "; ".join(f"{self.manifest.paths[row]} ({why})" for row, why in first)
         total = len(self.manifest.paths)
         return f"{self.manifest.file}: {len(self)} of {total} files cannot be used, the first: {shown}"
 

@@ -44,13 +44,6 @@ def test_files_are_counted_and_described_until_they_are_too_many(caplog):
     )
 
 
-def test_files_with_the_same_reason_are_named_together():
-    found = UnreadableFiles(MANIFEST, UnreadableLimit(400))
-    for row, reason in ((5, "8000 Hz"), (9, "8000 Hz"), (2, "silent")):
-        found.add(row, reason)
-    assert found.describe().endswith("3 of 400 files cannot be used, the first: 5.wav, 9.wav (8000 Hz); 2.wav (silent)")
-
-
 def test_the_same_row_counts_once():
     found = UnreadableFiles(MANIFEST, UnreadableLimit(10))
     found.add(1, "silent")
