@@ -22,6 +22,10 @@ from .compat import repair_fairseq  # noqa: E402
 
 repair_fairseq()
 
+from .initialization.fine_tuning import guard_fine_tuning  # noqa: E402
+
+guard_fine_tuning()
+
 # fairseq scans tasks/ and models/ of a user-dir, but never criterions/, and nothing if the package was imported before
 from . import criterions, models, tasks  # noqa: E402,F401
 from .checkpoints.reading import load_encoder  # noqa: E402

@@ -185,7 +185,9 @@ def relative_error(one: SpeechEncoder, other: SpeechEncoder, samples: int = 1200
     return max(float((a[valid] - b[valid]).norm() / a[valid].norm()) for a, b in pairs)
 
 
-def write_data(folder: Path, lengths=(9000, 8000, 7000, 8000), copies=2, splits=("train", "valid")) -> Path:
+def write_data(
+    folder: Path, lengths=(9000, 8000, 7000, 8000), copies=2, splits=("train", "valid"), rate=16_000
+) -> Path:
     """Manifests over waves of noise of those many samples."""
     audio = folder / "audio"  # fairseq takes any valid* beside the manifests for another validation set
     audio.mkdir(parents=True, exist_ok=True)
@@ -194,13 +196,13 @@ def write_data(folder: Path, lengths=(9000, 8000, 7000, 8000), copies=2, splits=
         rows = []
         for index, length in enumerate(list(lengths) * copies):
             name = f"{split}{index}.flac"
-            soundfile.write(audio / name, 0.1 * rng.standard_normal(length), 16_000)
+            soundfile.write(audio / name, 0.1 * rng.standard_normal(length), rate)
             rows.append(f"{name}\t{length}")
         (folder / f"{split}.tsv").write_text("\n".join([str(audio), *rows]) + "\n")
     return folder
 
 
-def save_teacher(path, seed=0, normalize=False, **settings):
+def save_teacher(path, seed=0, normalize=False, sample_rate=None, **settings):
     """Write a stock HuBERT the way fairseq does; returns the path as text."""
     torch.manual_seed(seed)
     stock = build_stock_hubert(**settings)
@@ -208,6 +210,8 @@ def save_teacher(path, seed=0, normalize=False, **settings):
         "model": {"_name": "hubert", **SMALL, **settings},
         "task": {"_name": "hubert_pretraining", "normalize": normalize},
     }
+    if sample_rate:  # 16 kHz where a file names none
+        cfg["task"]["sample_rate"] = sample_rate
     torch.save({"args": None, "cfg": cfg, "model": stock.state_dict()}, path)
     return str(path)
 

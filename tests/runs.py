@@ -178,9 +178,9 @@ def write_labels(folder: Path, split: str, **labels) -> None:
         (folder / f"{split}.{name}").write_text("".join(f"{line}\n" for line in lines))
 
 
-def write_labelled(folder: Path, speakers=SPEAKERS) -> Path:
+def write_labelled(folder: Path, speakers=SPEAKERS, **options) -> Path:
     """Manifests of eight waves of noise with keywords and speakers, of whom dan is in no training set."""
-    write_data(folder)
+    write_data(folder, **options)
     write_labels(folder, "train", keyword=KEYWORDS, speaker=speakers)
     write_labels(folder, "valid", keyword=KEYWORDS, speaker=[*speakers[:-1], "dan"])
     return folder

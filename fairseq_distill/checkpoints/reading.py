@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..encoder.config import DEFAULT_SAMPLE_RATE, EncoderConfig
+from ..encoder.config import EncoderConfig
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 from ..pruning.gates import add_gates
@@ -51,7 +51,6 @@ class EncoderCheckpoint:
         config: the encoder's settings.
         weights: state dict of the file with the encoder's names, still with what an encoder does not need.
         around: weights of the model that the encoder stands in, such as a fine-tuned one's.
-        sample_rate: in Hz, of the audio it was trained on.
         settings: all settings of the run that trained the encoder, as plain values, by section; empty in files from
             before fairseq had sections, and in Microsoft's.
         others: what else stands among the file's weights, with its number of tensors (data2vec's moving average).
@@ -62,11 +61,15 @@ class EncoderCheckpoint:
     name: str
     config: EncoderConfig
     weights: Dict[str, Tensor]
-    sample_rate: int
     settings: Dict[str, Any] = field(default_factory=dict)
     others: Dict[str, int] = field(default_factory=dict)
     around: Dict[str, Tensor] = field(default_factory=dict)
     unknown: List[str] = field(default_factory=list)
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz, of the audio it was trained on."""
+        return self.config.sample_rate
 
     def describe(self) -> str:
         """One line for the log."""
@@ -84,8 +87,8 @@ def load_encoder(path: PathLike) -> SpeechEncoder:
             or built around it, or a student of ours (docs/checkpoints.md).
 
     Returns:
-        `SpeechEncoder`; call it with waves (batch, samples) at 16 kHz. float32 weights stay mapped from the file, so
-        replace a file that is in use by renaming another onto it, as fairseq does.
+        `SpeechEncoder`; call it with waves (batch, samples) at `cfg.sample_rate`. float32 weights stay mapped from the
+        file, so replace a file that is in use by renaming another onto it, as fairseq does.
 
     Raises:
         UserError: the file cannot be read or is refused, its architecture is unknown, a weight is missing or misshapen.
@@ -127,9 +130,8 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
         contents = unpack(path, state)
         name, family = _find_name(path, contents)
         config = _make_config(family, contents)
-        sample_rate = int(contents.task.get("sample_rate") or DEFAULT_SAMPLE_RATE)
         _leave_out_speaker_layers(contents, config.encoder_layers)
-    except (ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RuntimeError, MemoryError) as error:
         raise UserError(f"{path} cannot be used: {str(error) or type(error).__name__:.400}") from error
     _check_counts(path, config, contents.weights)
     check_weights(path, {key: value for key, value in contents.weights.items() if key.startswith(_OWN_PARTS)})
@@ -138,7 +140,6 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
         name=name,
         config=config,
         weights=contents.weights,
-        sample_rate=sample_rate,
         settings=contents.settings if contents.has_sections else {},
         others=contents.others,
         around=contents.around,
@@ -209,6 +210,9 @@ def _make_config(family: str, contents: Contents) -> EncoderConfig:
     if family:
         config.family = family
         config.normalize = bool(task.get("normalize", model.get("normalize")) or False)
+    config.sample_rate = find_sample_rate(model, task)
+    if (task.get("label_rate") or 0) > 0:
+        config.label_rate = task["label_rate"]
     for f in fields(config):
         value = getattr(config, f.name)
         if isinstance(f.type, type):
@@ -233,6 +237,19 @@ def _leave_out_speaker_layers(contents: Contents, depth: int) -> None:
         if is_behind or key.startswith("encoder.cond"):
             del contents.weights[key]
             contents.others[".".join(key.split(".")[: 3 if layer else 2])] += 1
+
+
+def find_sample_rate(model: Mapping, task: Mapping) -> int:
+    """Samples a second of the audio that a file was trained on: its task's, or 16,000 where it names none.
+
+    Raises:
+        ValueError: it is no whole number, at least 1.
+    """
+    given = task.get("sample_rate") or model.get("sample_rate") or EncoderConfig.sample_rate
+    rate = float(given)
+    if not rate >= 1 or rate % 1:
+        raise ValueError(f"sample_rate={reprlib.repr(given)} is no number of samples a second")
+    return int(rate)
 
 
 def _check_counts(path: PathLike, config: EncoderConfig, weights: Mapping) -> None:

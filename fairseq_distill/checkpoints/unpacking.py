@@ -201,7 +201,7 @@ def _is_average(prefix: str) -> bool:
 
 def _find_settings(path: PathLike, settings: Dict, prefix: str) -> Dict:
     """The encoder's settings in those of the model that it stands in."""
-    model, _ = split_sections(settings)
+    model, around = split_sections(settings)
     inner = next((model[key] for key in ("w2v_args", "d2v_args") if isinstance(model.get(key), dict)), None)
     own = _FIELD in model and (inner is None or not prefix)
     wrapped = bool(set(prefix.strip(".").split(".")) - {"", "model"})  # in more than lightning's module
@@ -213,11 +213,17 @@ def _find_settings(path: PathLike, settings: Dict, prefix: str) -> Dict:
             f"{path} is fine-tuned but lacks the settings of the encoder inside it (model.w2v_args), whose weights are "
             f"{prefix}*: give the pretrained checkpoint instead"
         )
-    if not model.get("layer_type"):
-        return nested[0]
-    encoder, _ = split_sections(nested[0])
-    encoder = {**encoder, "layer_type": model["layer_type"]}  # fairseq adds adapters (MMS) to what it fine-tunes
-    return {**nested[0], "model": encoder} if isinstance(nested[0].get("model"), dict) else encoder
+    adapters = _pick(model, "layer_type")  # fairseq adds them (MMS) to what it fine-tunes
+    rate = _pick(around, "sample_rate")  # of the audio it heard last: fairseq does not mind another one
+    encoder, task = split_sections(nested[0])
+    if encoder is task:
+        return {**nested[0], **adapters, **rate}
+    return {**nested[0], "model": {**encoder, **adapters}, "task": {**task, **rate}}
+
+
+def _pick(settings: Mapping, key: str) -> Dict[str, Any]:
+    """A setting alone, or nothing where it is not set."""
+    return {key: settings[key]} if settings.get(key) else {}
 
 
 def _list_settings(settings: Mapping, seen: Set[int]) -> Iterator[Dict]:

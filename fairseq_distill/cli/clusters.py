@@ -32,8 +32,8 @@ HELP = "similarities of a teacher's layers, their tree of clusters, and groups o
 CRITERION = "highest mean silhouette"
 
 EPILOG = """\
-MANIFEST is fairseq's audio manifest: the audio root, then PATH<TAB>SAMPLES a line, 16 kHz. Utterances are drawn at
-random, one at a time; of one longer than 20 s, 20 s are taken.
+MANIFEST is fairseq's audio manifest: the audio root, then PATH<TAB>SAMPLES a line, at the teacher's sample
+rate. Utterances are drawn at random, one at a time; of one longer than 20 s, 20 s are taken.
 
 examples:
   fairseq-distill clusters hubert_base_ls960.pt train.tsv --plot clusters.png

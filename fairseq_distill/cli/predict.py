@@ -10,7 +10,6 @@ import torch
 from tqdm import tqdm
 
 from ..data.audio_file import BrokenAudio, read_wave
-from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..encoder.pieces import LONGEST
 from ..errors import UserError
 from ..multitask.model import MultitaskModel, MultitaskOutput, load_multitask
@@ -20,10 +19,10 @@ HELP = "labels with probabilities, embeddings, and whether two files are of one 
 EPILOG = f"""example:
   fairseq-distill predict checkpoints/checkpoint_best.pt a.wav b.wav
 
-CKPT is a checkpoint of speech_multitask (recipes in config/finetune). Files are 16 kHz; channels are averaged. Each
-file goes through the model alone; of one over {LONGEST} s, the encoder is given parts of at most that. Two files are
-compared by the cosine of their embeddings, from -1 to 1; which cosine is high enough to mean the same speaker is found
-on a list of trials: fairseq-distill evaluate heads."""
+CKPT is a checkpoint of speech_multitask (recipes in config/finetune). Files are at its sample rate; channels are
+averaged. Each file goes through the model alone; of one over {LONGEST} s, the encoder is given parts of at most that.
+Two files are compared by the cosine of their embeddings, from -1 to 1; which cosine is high enough to mean the same
+speaker is found on a list of trials: fairseq-distill evaluate heads."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,13 +61,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def run_model(model: MultitaskModel, path: str) -> MultitaskOutput:
-    """The model's output for one audio file, which must be at 16 kHz.
+    """The model's output for one audio file, which must be at the model's sample rate.
 
     Raises:
         UserError: the file cannot be used.
     """
     try:
-        wave = read_wave(path, DEFAULT_SAMPLE_RATE, None, model.cfg.shortest_wave)
+        wave = read_wave(path, model.cfg.sample_rate, None, model.cfg.shortest_wave)
     except BrokenAudio as error:
         raise UserError(f"{path} cannot be used: {error}") from error
     return model.run_wave(wave)

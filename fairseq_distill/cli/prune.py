@@ -9,7 +9,7 @@ import torch
 from ..checkpoints.reading import build_encoder, read_checkpoint
 from ..checkpoints.saving import save_pruned
 from ..encoder.anatomy import Axis
-from ..encoder.config import DEFAULT_SAMPLE_RATE, PRUNABLE, count_places
+from ..encoder.config import PRUNABLE, count_places
 from ..encoder.model import SpeechEncoder
 from ..encoder.size import count_size
 from ..errors import UserError
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
 @torch.no_grad()
 def compare_features(one: SpeechEncoder, other: SpeechEncoder) -> float:
     """Largest relative difference (norm of the difference by norm) over all hidden states, for two waves of noise."""
-    waves = torch.randn(2, _SECONDS * DEFAULT_SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
+    waves = torch.randn(2, _SECONDS * one.cfg.sample_rate, generator=torch.Generator().manual_seed(0))
     padding_mask = torch.zeros(waves.shape, dtype=torch.bool)
     padding_mask[1, waves.size(1) // 2 :] = True
     a, b = (encoder(waves.masked_fill(padding_mask, 0), padding_mask=padding_mask) for encoder in (one, other))

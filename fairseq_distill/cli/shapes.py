@@ -24,8 +24,6 @@ import yaml
 from tqdm import tqdm
 
 from ..checkpoints.reading import load_encoder
-from ..encoder.config import DEFAULT_SAMPLE_RATE
-from ..encoder.conv_spec import receptive_field
 from ..encoder.model import SpeechEncoder
 from ..encoder.size import Size, count_size
 from ..errors import UserError
@@ -84,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--overrides prints no times: leave --measure out")
     teacher = load_encoder(args.teacher) if args.teacher else None
     kind = make_kind(teacher.cfg if teacher else None)
-    shortest = receptive_field(kind.conv_layers) / DEFAULT_SAMPLE_RATE
+    shortest = kind.shortest_wave / kind.sample_rate
     if not shortest <= args.seconds <= LONGEST:
         raise UserError(f"--seconds {args.seconds:g}: give from {shortest:g}, the length of one frame, to {LONGEST}")
     whole = count_size(teacher.cfg, args.seconds) if teacher else None
@@ -123,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
         "budget": budget._asdict(),
         "tolerance": tolerance,
         "layers": [fewest, most],
-        "kind": {name: getattr(kind, name) for name in ("family", "layer_norm_first", "extractor_mode")},
+        "kind": {name: getattr(kind, name) for name in ("family", "sample_rate", "layer_norm_first", "extractor_mode")},
         "macs_wave_seconds": args.seconds,
         "threads": torch.get_num_threads() if args.measure else None,
         "teacher": whole and {"path": str(args.teacher), **whole._asdict(), "real_time_factor": time},
@@ -167,7 +165,7 @@ def _format_table(d: Dict[str, Any], budget: Budget) -> str:
         time = f", real-time factor {t['real_time_factor']:.4f}" if t["real_time_factor"] else ""
         facts["teacher"] = f"{t['path']}: {_describe_size(Size(t['parameters'], t['macs_per_second']))}{time}"
         norm, extractor = describe_norm(kind["layer_norm_first"]), describe_extractor(kind["extractor_mode"])
-        facts["kind"] = f"the teacher's: {kind['family']}, {norm}, {extractor} extractor"
+        facts["kind"] = f"the teacher's: {kind['family']}, {norm}, {extractor} extractor, {kind['sample_rate']} Hz"
     else:
         facts["kind"] = "HuBERT Base's: convolutions, norms and positions (--teacher gives another)"
     facts["MACs"] = f"of one wave of {d['macs_wave_seconds']:g} s, divided by its length"

@@ -19,8 +19,8 @@ from .clusters import add_sample_arguments, describe_comparison
 HELP = "layer by layer, how alike two encoders are"
 
 EPILOG = """\
-MANIFEST is fairseq's audio manifest: the audio root, then PATH<TAB>SAMPLES a line, 16 kHz. Utterances are drawn at
-random, one at a time; of one longer than 20 s, 20 s are taken.
+MANIFEST is fairseq's audio manifest: the audio root, then PATH<TAB>SAMPLES a line, at the encoders' sample
+rate. Utterances are drawn at random, one at a time; of one longer than 20 s, 20 s are taken.
 
 example:
   fairseq-distill similarity checkpoints/checkpoint_best.pt hubert_base_ls960.pt valid.tsv --plot map.png

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         weights_sha256=named["weights_sha256"],
         layer=args.layer,
         normalize=teacher.normalize_input,
-        sample_rate=round(rate * teacher.cfg.frame_stride),
+        sample_rate=teacher.cfg.sample_rate,
     )
     if kmeans:
         kmeans = _bind(kmeans, args.kmeans, origin, teacher)

@@ -66,9 +66,9 @@ def write(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
     subsets = choose_subsets(source, vars(args))
     if args.pieces is not None:
         load_sentencepiece()  # before the work: it may not be there
-    report = Report()
+    report = Report(args.sample_rate)
     splits = {name: _find_utterances(source, name, subsets[name], report.left_out) for name in subsets}
-    splits = {name: keep_usable(source, name, found, report.left_out) for name, found in splits.items()}
+    splits = {name: keep_usable(source, name, found, report.left_out, report.rate) for name, found in splits.items()}
     _add_tokens(folder, splits, Letters(), report)
     if args.pieces is not None:
         texts = [utterance.labels["wrd"] for utterance in splits["train"]]

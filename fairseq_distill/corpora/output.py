@@ -9,7 +9,6 @@ from typing import Dict, Iterator, List, Mapping, Sequence
 
 import soundfile
 
-from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..errors import UserError
 from .utterances import LeftOut, Utterance
 
@@ -54,8 +53,9 @@ def make_folder(out: Path) -> Iterator[NewFolder]:
 
 @dataclass
 class Report:
-    """What was written: a row of the table for each split, what was left out, and notes for the user."""
+    """What was written: samples a second, a row of the table for each split, what was left out, notes for the user."""
 
+    rate: int
     rows: List[Dict[str, str]] = field(default_factory=list)
     left_out: LeftOut = field(default_factory=LeftOut)
     notes: List[str] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Report:
         for split, utterances in splits.items():
             rows = [f"{utterance.path}\t{utterance.samples}" for utterance in utterances]
             folder.write_text(f"{split}.tsv", [str(root), *rows])
-            hours = sum(utterance.samples for utterance in utterances) / DEFAULT_SAMPLE_RATE / 3600
+            hours = sum(utterance.samples for utterance in utterances) / self.rate / 3600
             row = {"split": split, "utterances": f"{len(utterances):,}", "hours": f"{hours:.2f}"}
             for ending in utterances[0].labels:
                 labels = [utterance.labels[ending] for utterance in utterances]

@@ -23,7 +23,6 @@ import soundfile
 from tqdm import tqdm
 
 from ..data.audio_file import BrokenAudio, open_audio, read_part
-from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..errors import UserError
 from .output import NewFolder, Report
 from .utterances import LeftOut, Utterance, keep_usable, list_files, list_folders
@@ -45,10 +44,9 @@ UNKNOWN, SILENCE = "_unknown_", "_silence_"
 NOISE = "_background_noise_"
 # of every noise file, where each split's stretch begins and ends, in tenths of the file; ours, untuned
 STRETCHES = {"train": (0, 8), "valid": (8, 9), "test": (9, 10)}
-LENGTH = DEFAULT_SAMPLE_RATE  # samples of a segment of noise
 LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
 
-Segment = Tuple[Utterance, int]  # a noise, and the first of the LENGTH samples
+Segment = Tuple[Utterance, int]  # a noise, and the first sample of a second of it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,11 +74,11 @@ def write(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
     test_set = args.test_set
     if args.classes == "all" and test_set is not None:
         raise UserError("--test-set is for the 12 classes: its other words are not told apart, as --classes all asks")
-    report = Report()
+    report = Report(args.sample_rate)
     splits = _find_words(source, report.left_out)
     if test_set is not None:
         splits["test"] = _find_test_set(test_set)
-    splits = {name: keep_usable(source, name, found, report.left_out) for name, found in splits.items()}
+    splits = {name: keep_usable(source, name, found, report.left_out, report.rate) for name, found in splits.items()}
     if args.classes == "12":
         absent = sorted(set(KEYWORDS) - {utterance.labels["keyword"] for utterance in splits["train"]})
         if len(absent) == len(KEYWORDS):
@@ -163,13 +161,12 @@ def _add_silence(
     noises = [Utterance(f"{NOISE}/{file.name}", {}) for file in files]
     if not noises:
         raise UserError(f"{source / NOISE} has no .wav file to cut silence from: unpack it too, or give --classes all")
-    noises = keep_usable(source, NOISE, noises, report.left_out)
+    noises = keep_usable(source, NOISE, noises, report.left_out, report.rate)
     written = []
     for name in ("train", "valid") if official_test else ("train", "valid", "test"):
-        paths = _write_segments(folder, source, name, _choose_segments(noises, name, _tenth(splits[name])))
-        splits[name] += [
-            Utterance(path, {"keyword": SILENCE, "speaker": ""}, samples=DEFAULT_SAMPLE_RATE) for path in paths
-        ]
+        segments = _choose_segments(noises, name, _tenth(splits[name]), report.rate)
+        paths = _write_segments(folder, source, name, segments, report.rate)
+        splits[name] += [Utterance(path, {"keyword": SILENCE, "speaker": ""}, samples=report.rate) for path in paths]
         written.append(f"{len(paths):,} in {name}")
     report.notes.append(f"silence: segments of a second from {len(noises)} noises, {', '.join(written)}")
 
@@ -179,15 +176,15 @@ def _tenth(utterances: List[Utterance]) -> int:
     return math.ceil(sum(utterance.labels["keyword"] in KEYWORDS for utterance in utterances) / 10)
 
 
-def _choose_segments(noises: Sequence[Utterance], split: str, count: int) -> List[Segment]:
-    """`count` segments, evenly spaced in the split's stretches of all noises, as many from each; they may overlap.
+def _choose_segments(noises: Sequence[Utterance], split: str, count: int, rate: int) -> List[Segment]:
+    """`count` seconds, evenly spaced in the split's stretches of all noises, as many from each; they may overlap.
 
     Raises:
         UserError: no noise has a segment's length in this split's stretch, or they have fewer places than `count`.
     """
     first, last = STRETCHES[split]
     stretches = [(noise, noise.samples * first // 10, noise.samples * last // 10) for noise in noises]
-    stretches = [(noise, begin, end - LENGTH) for noise, begin, end in stretches if end - begin >= LENGTH]
+    stretches = [(noise, begin, end - rate) for noise, begin, end in stretches if end - begin >= rate]
     if count > 0 and not stretches:
         raise UserError(
             f"no file of background noise has a second in the {10 * (last - first)} % that are for {split}: "
@@ -205,7 +202,7 @@ def _choose_segments(noises: Sequence[Utterance], split: str, count: int) -> Lis
     return segments
 
 
-def _write_segments(folder: NewFolder, root: Path, split: str, segments: Sequence[Segment]) -> List[str]:
+def _write_segments(folder: NewFolder, root: Path, split: str, segments: Sequence[Segment], rate: int) -> List[str]:
     """Write segments as silence/SPLIT/NAME_START.flac with the noise's own samples; returns their absolute final paths.
 
     Raises:
@@ -217,13 +214,13 @@ def _write_segments(folder: NewFolder, root: Path, split: str, segments: Sequenc
     for noise, start in tqdm(segments, desc=f"silence for {split}", unit="file", delay=5, leave=False):
         file = root / noise.path
         try:
-            with open_audio(str(file), DEFAULT_SAMPLE_RATE, noise.samples, LENGTH) as audio:
-                wave = read_part(audio, start, LENGTH, dtype="int16")
+            with open_audio(str(file), rate, noise.samples, rate) as audio:
+                wave = read_part(audio, start, rate, dtype="int16")
         except BrokenAudio as error:
             raise UserError(f"{file} cannot be read: {error}; unpack it again, or move it away") from error
-        if len(wave) < LENGTH:
+        if len(wave) < rate:
             raise UserError(f"{file} ends before its header says; unpack it again, or move it away")
         name = place / f"{file.stem}_{start}.flac"
-        soundfile.write(str(folder.partial / name), wave, DEFAULT_SAMPLE_RATE, subtype="PCM_16")
+        soundfile.write(str(folder.partial / name), wave, rate, subtype="PCM_16")
         paths.append(str(folder.final / name))
     return paths

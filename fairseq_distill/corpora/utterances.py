@@ -9,10 +9,9 @@ from typing import Dict, List, Sequence, Tuple
 from tqdm import tqdm
 
 from ..data.audio_file import BrokenAudio, open_audio
-from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..errors import UserError
 
-SHORTEST = 400  # samples: the receptive field of the feature extractor of HuBERT, wav2vec 2.0 and WavLM
+SHORTEST = 0.025  # seconds: the receptive field of the feature extractor of HuBERT, wav2vec 2.0 and WavLM
 
 
 @dataclass
@@ -50,8 +49,10 @@ def list_folders(folder: Path) -> List[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
-def keep_usable(root: Path, split: str, utterances: Sequence[Utterance], left_out: LeftOut) -> List[Utterance]:
-    """Set `samples` by the files' headers; leave out what is not 16 kHz mono, too short for a frame, or unreadable.
+def keep_usable(
+    root: Path, split: str, utterances: Sequence[Utterance], left_out: LeftOut, rate: int
+) -> List[Utterance]:
+    """Set `samples` by the files' headers; leave out what is not mono at this rate, too short, or unreadable.
 
     So are files of names that no manifest can hold.
 
@@ -64,7 +65,7 @@ def keep_usable(root: Path, split: str, utterances: Sequence[Utterance], left_ou
             left_out.add(split, "a name that no manifest can hold", ascii(utterance.path))
             continue
         try:
-            with open_audio(os.path.join(root, utterance.path), DEFAULT_SAMPLE_RATE, None, SHORTEST) as audio:
+            with open_audio(os.path.join(root, utterance.path), rate, None, round(SHORTEST * rate)) as audio:
                 channels, utterance.samples = audio.channels, audio.frames
         except BrokenAudio as error:
             left_out.add(split, error.fault.label, f"{utterance.path}: {error}")
@@ -76,7 +77,8 @@ def keep_usable(root: Path, split: str, utterances: Sequence[Utterance], left_ou
     if not usable:
         found = "".join(f"\n  {line}" for line in left_out.describe())
         raise UserError(
-            f"{root}: nothing is left for {split}. It needs 16 kHz mono files. Left out:{found or ' nothing'}"
+            f"{root}: nothing is left for {split}. It needs mono files at {rate} Hz (--sample-rate gives another). "
+            f"Left out:{found or ' nothing'}"
         )
     return usable
 

@@ -66,7 +66,7 @@ def write(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
     protocol, trials = args.protocol, args.trials
     if protocol == "identification" and trials is not None:
         raise UserError("--trials is for --protocol verification: identification has no trials")
-    report = Report()
+    report = Report(args.sample_rate)
     files = _find_files(source, report.left_out)
     if protocol == "identification":
         listed, splits = [], _split_by_list(source / SPLIT_LIST, files, report.left_out)
@@ -74,7 +74,7 @@ def write(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
         trials = trials or next((source / name for name in TRIAL_LISTS if (source / name).is_file()), None)
         listed = [] if trials is None else _read_trials(trials)
         splits = _split_by_speaker(files, listed, trials)
-    kept = {name: keep_usable(source, name, rows, report.left_out) for name, rows in splits.items()}
+    kept = {name: keep_usable(source, name, rows, report.left_out, report.rate) for name, rows in splits.items()}
     report.write_splits(folder, source, kept)
     if listed and trials is not None:
         _write_trials(folder, trials, listed, files, kept["test"], report)

@@ -73,7 +73,8 @@ def open_audio(
     try:
         with soundfile.SoundFile(_find_source(path)) as audio:
             if audio.samplerate != sample_rate:
-                raise BrokenAudio(Fault.SAMPLE_RATE, f"{audio.samplerate} Hz instead of {sample_rate} Hz")
+                way_out = f"resample it, ffmpeg -i IN -ar {sample_rate} OUT"
+                raise BrokenAudio(Fault.SAMPLE_RATE, f"{audio.samplerate} Hz instead of {sample_rate} Hz: {way_out}")
             check_length(audio.frames, num_samples, min_samples)
             if num_samples is None:
                 _check_promise(audio)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from ..encoder.config import DEFAULT_SAMPLE_RATE
+from ..encoder.config import EncoderConfig
 from ..errors import UserError
 
 MIN_SAMPLES_ORIGIN = "(task.min_sample_size, or the model's receptive field where that is larger)"
@@ -27,7 +27,7 @@ class AudioSettings:
         UserError: a value that cannot be, or two that contradict each other.
     """
 
-    sample_rate: int = DEFAULT_SAMPLE_RATE
+    sample_rate: int = EncoderConfig.sample_rate
     min_sample_size: int = 1
     max_sample_size: Optional[int] = None
     pad: bool = False

@@ -3,13 +3,13 @@
 import hashlib
 import logging
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple, Union
+from typing import Any, Dict, Iterator, Sequence, Tuple, Union
 
 import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from ..encoder.config import DEFAULT_SAMPLE_RATE, EncoderConfig
+from ..encoder.config import EncoderConfig
 from ..errors import UserError
 from .audio_file import BrokenAudio
 from .long_wave import LongWave, open_wave
@@ -32,7 +32,8 @@ class SpeechSample:
         manifest: fairseq's audio manifest.
         seconds: how much to read; less if the manifest has less.
         seed: of the order and of the places; the same seed and manifest give the same waves.
-        configs: settings of the encoders that the waves are for; rows too short for one frame are left out.
+        configs: settings of the encoders that the waves are for, all of one sample rate; rows too short for one frame
+            are left out.
 
     Attributes, final after the iteration:
         utterances, seconds: what was read.
@@ -40,18 +41,20 @@ class SpeechSample:
         fingerprint: SHA-256 of all samples read, in order, as float32.
 
     Raises:
-        UserError: a wrong manifest, no usable row, or over 1 % of the files that were drawn cannot be used.
+        UserError: encoders of different rates, a wrong manifest, no usable row, or over 1 % of the files that were
+            drawn cannot be used.
     """
 
     def __init__(self, manifest: Union[str, Path], seconds: float, seed: int, *configs: EncoderConfig):
         if not seconds > 0:
             raise UserError(f"seconds={seconds}: must be above 0")
+        self.rate = _find_rate(configs)
         self.manifest = read_manifest(manifest)
         self.shortest = max(cfg.shortest_wave for cfg in configs)
         self.utterances, self.seconds = 0, 0.0
         self._digest = hashlib.sha256()
         self._random = np.random.default_rng(seed)
-        self._lengths = self._draw(round(seconds * DEFAULT_SAMPLE_RATE))
+        self._lengths = self._draw(round(seconds * self.rate))
         limit = UnreadableLimit(len(self._lengths), files=f"{len(self._lengths)} files drawn")
         self.unreadable = UnreadableFiles(self.manifest, limit)
 
@@ -71,20 +74,18 @@ class SpeechSample:
         }
 
     def __iter__(self) -> Iterator[Tuple[Tensor, None]]:
-        total = sum(self._lengths.values()) / DEFAULT_SAMPLE_RATE
+        total = sum(self._lengths.values()) / self.rate
         shown = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
         with tqdm(total=total, desc=f"speech of {self.manifest.file}", bar_format=shown, mininterval=1) as progress:
             for row, length in self._lengths.items():
                 try:
                     size = self.manifest.sizes[row]
-                    wave = self._cut(
-                        open_wave(self.manifest.path(row), DEFAULT_SAMPLE_RATE, size, self.shortest, length), length
-                    )
+                    wave = self._cut(open_wave(self.manifest.path(row), self.rate, size, self.shortest, length), length)
                 except BrokenAudio as problem:
                     self.unreadable.add(row, str(problem))
                 else:
                     yield wave.unsqueeze(0), None
-                progress.update(length / DEFAULT_SAMPLE_RATE)
+                progress.update(length / self.rate)
         self.unreadable.log()
 
     def _draw(self, samples: int) -> Dict[int, int]:
@@ -102,9 +103,9 @@ class SpeechSample:
             )
         lengths: Dict[int, int] = {}
         for row in self._random.permutation(usable).tolist():
-            if lengths and samples < SHORTEST_REST * DEFAULT_SAMPLE_RATE:
+            if lengths and samples < SHORTEST_REST * self.rate:
                 break
-            lengths[row] = max(min(sizes[row], LONGEST * DEFAULT_SAMPLE_RATE, samples), self.shortest)
+            lengths[row] = max(min(sizes[row], LONGEST * self.rate, samples), self.shortest)
             samples -= lengths[row]
         return lengths
 
@@ -115,5 +116,16 @@ class SpeechSample:
         wave = part.contiguous()
         self._digest.update(wave.numpy().tobytes())
         self.utterances += 1
-        self.seconds += len(wave) / DEFAULT_SAMPLE_RATE
+        self.seconds += len(wave) / self.rate
         return wave
+
+
+def _find_rate(configs: Sequence[EncoderConfig]) -> int:
+    """The sample rate of all encoders."""
+    rates = sorted({cfg.sample_rate for cfg in configs})
+    if len(rates) > 1:
+        raise UserError(
+            f"the encoders take waves at {' and '.join(f'{rate} Hz' for rate in rates)}: they can only be compared on "
+            "the same waves, give encoders of one sample rate"
+        )
+    return rates[0]

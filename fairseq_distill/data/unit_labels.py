@@ -11,7 +11,6 @@ import torch
 from fairseq.data import Dictionary, data_utils
 from torch import Tensor
 
-from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..encoder.conv_spec import ConvLayer, count_frames, total_stride
 from ..errors import UserError
 from .token_dictionary import load_dictionary
@@ -44,13 +43,7 @@ class UnitLabels:
         sample_rate: of the waves, samples a second.
     """
 
-    def __init__(
-        self,
-        path: str,
-        dictionary: Dictionary,
-        frame_layers: Sequence[ConvLayer],
-        sample_rate: int = DEFAULT_SAMPLE_RATE,
-    ):
+    def __init__(self, path: str, dictionary: Dictionary, frame_layers: Sequence[ConvLayer], sample_rate: int):
         self.path = str(path)
         self.dictionary = dictionary
         self.frame_layers: List[ConvLayer] = list(frame_layers)

@@ -21,7 +21,7 @@ class UnreadableLimit:
     Attributes:
         num_files: files that are read.
         share: fraction of them that may be unusable, from 0 to 1; rounded up to whole files, so that one file never
-            stops a run unless the share is 0.
+            stops a run unless the share is 0, or there is no other file.
         setting: what the user sets the share by, such as task.max_broken; empty = it is fixed.
         files: what the files are called in the message.
     """
@@ -34,7 +34,8 @@ class UnreadableLimit:
     @property
     def allowed(self) -> int:
         """Number of files that may be unusable."""
-        return math.ceil(round(self.share * self.num_files, 6))
+        allowed = math.ceil(round(self.share * self.num_files, 6))
+        return allowed if self.share == 1 else min(allowed, max(self.num_files - 1, 0))  # of a single file, it is all
 
     def is_exceeded(self, count: int) -> bool:
         """Whether `count` unusable files are too many."""

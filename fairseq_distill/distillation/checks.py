@@ -22,7 +22,7 @@ def check_labels(criterion: Any, label_dir: str, model_cfg: Any) -> None:
 
 def check_same(one: EncoderCheckpoint, other: EncoderCheckpoint) -> None:
     """What several teachers need in common."""
-    for name in ("encoder_embed_dim", "normalize"):
+    for name in ("encoder_embed_dim", "normalize", "sample_rate"):
         if getattr(one.config, name) != getattr(other.config, name):
             raise UserError(
                 f"task.teacher: {one.path} has {name}={getattr(one.config, name)}, {other.path} has "

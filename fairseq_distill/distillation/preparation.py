@@ -11,6 +11,7 @@ from ..encoder.config import EncoderConfig
 from ..encoder.conv_spec import ConvLayer, total_stride
 from ..encoder.layer_groups import Group, describe_groups, match_student_layers, parse_groups
 from ..errors import UserError
+from ..initialization.start import check_rate
 from ..run.paths import find_file, make_absolute
 from ..run.settings import find_run, settle
 from .checks import check_labels, check_same
@@ -133,14 +134,13 @@ def check_strides(teachers: Sequence[EncoderCheckpoint], conv_layers: List[ConvL
 
 
 def _settle_waves(run: Any, task_cfg: Any, teacher: EncoderCheckpoint) -> None:
-    wanted, rate = teacher.config.normalize, teacher.sample_rate
+    wanted = teacher.config.normalize
     if task_cfg.normalize is not None and bool(task_cfg.normalize) != wanted:
         raise UserError(
             f"task.normalize={task_cfg.normalize}, but {teacher.path} was trained with normalize={wanted}: "
             "leave task.normalize out"
         )
-    if task_cfg.sample_rate != rate:
-        raise UserError(f"task.sample_rate={task_cfg.sample_rate}, but {teacher.path} was trained at {rate} Hz")
+    check_rate(task_cfg.sample_rate, teacher.sample_rate, f"task.teacher={teacher.path}")
     settle(run, "task", {"normalize": wanted}, "as the teacher was trained", task_cfg)
 
 

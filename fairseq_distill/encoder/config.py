@@ -10,10 +10,17 @@ from fairseq.models.hubert.hubert import HubertConfig
 from ..run.ranges import COUNT, MAX_WIDTH, Range, check_ranges
 from .conv_spec import ConvLayer, format_conv_layers, parse_conv_layers, receptive_field, total_stride
 
-DEFAULT_SAMPLE_RATE = 16_000  # samples a second, where a checkpoint names none
 FAMILIES = ("hubert", "wav2vec2", "data2vec", "wavlm")
 # what the convolution stack of an encoder is, apart from the layers
-FRONT_FIELDS = ["family", "normalize", "extractor_mode", "conv_feature_layers", "conv_bias", "project_features"]
+FRONT_FIELDS = [
+    "family",
+    "sample_rate",
+    "normalize",
+    "extractor_mode",
+    "conv_feature_layers",
+    "conv_bias",
+    "project_features",
+]
 # with the convolution stack, what makes an encoder one of its teacher's kind whatever its size
 KIND_FIELDS = FRONT_FIELDS + [
     "layer_norm_first",
@@ -66,6 +73,10 @@ class EncoderConfig(HubertConfig):
             "help": "origin of the weights: hubert, wav2vec2, data2vec or wavlm. wav2vec2 and data2vec round the "
             "length of padded audio to frames by the convolution formula, hubert and wavlm by equal chunks"
         },
+    )
+    sample_rate: int = field(
+        default=16_000,
+        metadata={"help": "samples a second of the waves; taken from task.sample_rate", "range": COUNT},
     )
     normalize: bool = field(
         default=False,

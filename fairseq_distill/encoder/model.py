@@ -1,6 +1,5 @@
 """`SpeechEncoder`: the network that is teacher and student, of every family and any shape."""
 
-from types import SimpleNamespace
 from typing import AbstractSet, Any, Collection, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -12,7 +11,7 @@ from fairseq.modules import GradMultiply
 from torch import Tensor
 
 from .anatomy import NO_GATES, GateValues
-from .config import DEFAULT_SAMPLE_RATE, EncoderConfig
+from .config import EncoderConfig
 from .convolution import ConvFeatureExtractor
 from .gated import OpenLayerNorm, ScaledLinear
 from .padding import mark_padding, may_have_padding, measure_moments
@@ -102,7 +101,7 @@ class SpeechEncoder(HubertModel):
 
     Args:
         cfg: shape and settings.
-        task_cfg: anything with `sample_rate`, as fairseq's HuBERT takes it; default 16 kHz.
+        task_cfg: anything with `sample_rate`, as fairseq's HuBERT takes it; None = that of `cfg`.
         dictionaries: label dictionaries of masked prediction, or empty.
 
     Attributes:
@@ -112,6 +111,8 @@ class SpeechEncoder(HubertModel):
     def __init__(self, cfg: EncoderConfig, task_cfg: Any = None, dictionaries: Sequence[Any] = ()):
         # not HubertModel's constructor: it evaluates conv_feature_layers and builds the stock stacks
         BaseFairseqModel.__init__(self)
+        if task_cfg is not None and task_cfg.sample_rate != cfg.sample_rate:
+            cfg = cfg.with_settings(sample_rate=task_cfg.sample_rate)
         cfg.check()
         self.cfg = cfg
         self.normalize_input = False
@@ -119,8 +120,7 @@ class SpeechEncoder(HubertModel):
             setattr(self, name, getattr(cfg, name))
         width = cfg.encoder_embed_dim
         self.embed = cfg.conv_layers[-1][0]
-        sample_rate = (task_cfg or SimpleNamespace(sample_rate=DEFAULT_SAMPLE_RATE)).sample_rate
-        self.feat2tar_ratio = cfg.label_rate * cfg.frame_stride / sample_rate
+        self.feat2tar_ratio = cfg.label_rate * cfg.frame_stride / cfg.sample_rate
 
         self.feature_extractor = ConvFeatureExtractor(cfg)
         self.post_extract_proj = ScaledLinear(self.embed, width) if cfg.has_projection else None

@@ -5,16 +5,14 @@ from typing import Collection, Iterator, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from .config import DEFAULT_SAMPLE_RATE
-from .conv_spec import ConvLayer, count_frames, receptive_field, total_stride
+from .config import EncoderConfig
+from .conv_spec import count_frames
 from .model import EncoderOutput, SpeechEncoder, normalize_wave
 
 LONGEST = 40  # seconds; the longest utterance of LibriSpeech (35 s) stays whole
 
 
-def cut_wave(
-    samples: int, frame_layers: Sequence[ConvLayer], sample_rate: int = DEFAULT_SAMPLE_RATE
-) -> List[Tuple[int, int]]:
+def cut_wave(samples: int, cfg: EncoderConfig) -> List[Tuple[int, int]]:
     """Where the pieces of a wave of so many samples start and stop; none if it makes no frame.
 
     All pieces together have as many frames as the whole wave, and are about equal. The last one has the wave's rest,
@@ -22,14 +20,11 @@ def cut_wave(
 
     Args:
         samples: of the wave; up to `LONGEST` seconds it is one piece.
-        frame_layers: what makes frames of samples, `EncoderConfig.frame_layers`.
-        sample_rate: samples a second.
+        cfg: of the encoder: what makes frames of samples, and samples a second.
     """
-    layers = list(frame_layers)
-    frames, stride = count_frames(samples, layers), total_stride(layers)
-    pieces = -(-frames // max(int(LONGEST * sample_rate / stride), 1))
+    frames, stride, shortest = count_frames(samples, cfg.frame_layers), cfg.frame_stride, cfg.shortest_wave
+    pieces = -(-frames // max(int(LONGEST * cfg.sample_rate / stride), 1))
     bounds = [frames * piece // pieces for piece in range(pieces + 1)] if pieces else []
-    shortest = receptive_field(layers)
     return [
         (start * stride, samples if end == frames else (end - 1) * stride + shortest)
         for start, end in zip(bounds, bounds[1:])
@@ -40,7 +35,7 @@ def encode_pieces(
     encoder: SpeechEncoder, wave: Tensor, layers: Optional[Collection[int]] = None
 ) -> Iterator[EncoderOutput]:
     """What `encode` gives of each piece of a wave (samples,), batches of one; normalised whole, before it is cut."""
-    pieces = cut_wave(len(wave), encoder.cfg.frame_layers)
+    pieces = cut_wave(len(wave), encoder.cfg)
     if len(pieces) < 2:
         yield encoder.encode(wave.unsqueeze(0), layers=layers)
         return

@@ -3,7 +3,7 @@
 from typing import Dict, Iterable, List, NamedTuple, Tuple
 
 from .anatomy import EXTRAS, Row, count_uses, list_front_rows, list_layer_rows
-from .config import DEFAULT_SAMPLE_RATE, EncoderConfig
+from .config import EncoderConfig
 from .model import SpeechEncoder
 
 _BODY = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "encoder.")
@@ -65,7 +65,7 @@ def count_size(cfg: EncoderConfig, seconds: float = SECONDS) -> Size:
 
 def _sum_parts(cfg: EncoderConfig, seconds: float) -> Dict[str, List[int]]:
     """[parameters, multiply-accumulates] of each part; layers of one shape are counted once."""
-    uses = count_uses(cfg, int(seconds * DEFAULT_SAMPLE_RATE))
+    uses = count_uses(cfg, int(seconds * cfg.sample_rate))
     totals: Dict[str, List[int]] = {}
 
     def add(rows: Iterable[Row], heads: int = 1) -> None:
@@ -124,4 +124,4 @@ def count_parameters(encoder: SpeechEncoder) -> Dict[str, int]:
 
 def frame_rate(cfg: EncoderConfig) -> float:
     """Frames of the hidden states per second of audio."""
-    return DEFAULT_SAMPLE_RATE / cfg.frame_stride
+    return cfg.sample_rate / cfg.frame_stride

@@ -89,8 +89,6 @@ def evaluate_ctc(
             f"{recogniser.labels}: give transcripts in its tokens (--labels)"
         )
     utterances, skipped = recognise(recogniser, manifest, references.rows)
-    if not utterances:
-        raise UserError(f"{file}: none of its utterances can be used, so there is no error rate")
     result = {
         "checkpoint": str(checkpoint),
         "data": str(data),
@@ -168,8 +166,10 @@ def recognise(
     """
     said = {row: reference for row, reference in enumerate(references) if reference is not None}
     decode_wave = partial(decode, recogniser)
-    shortest = recogniser.model.encoder.cfg.shortest_wave
-    found, unreadable = process_waves(manifest, list(said), shortest, decode_wave, "recognising")
+    cfg = recogniser.model.encoder.cfg
+    found, unreadable = process_waves(
+        manifest, list(said), cfg.sample_rate, cfg.shortest_wave, decode_wave, "recognising"
+    )
     unreadable.log()
     symbols, eos, marks = recogniser.dictionary.symbols, recogniser.dictionary.eos, recogniser.marks
     utterances = []

@@ -114,8 +114,8 @@ def pool_manifest(encoder: SpeechEncoder, manifest: Manifest) -> PooledSplit:
     shape = (len(manifest.paths), encoder.cfg.encoder_layers + 1, encoder.cfg.encoder_embed_dim)
     features = np.full(shape, np.nan, dtype=np.float32)
 
-    pool, rows = partial(pool_wave, encoder), range(len(features))
-    pooled, unreadable = process_waves(manifest, rows, encoder.cfg.shortest_wave, pool, "features of")
+    cfg, pool, rows = encoder.cfg, partial(pool_wave, encoder), range(len(features))
+    pooled, unreadable = process_waves(manifest, rows, cfg.sample_rate, cfg.shortest_wave, pool, "features of")
     for row, values in pooled.items():
         features[row] = values
     return PooledSplit(features, unreadable.reasons)
@@ -123,7 +123,7 @@ def pool_manifest(encoder: SpeechEncoder, manifest: Manifest) -> PooledSplit:
 
 @torch.inference_mode()
 def pool_wave(encoder: SpeechEncoder, wave: torch.Tensor) -> np.ndarray:
-    """Mean over time of each hidden state: (samples,) at 16 kHz -> (layers + 1, width) float32.
+    """Mean over time of each hidden state: (samples,) -> (layers + 1, width) float32.
 
     Raises:
         BrokenAudio: a hidden state is not finite.

@@ -58,7 +58,8 @@ def evaluate_heads(
             for name in labels
         }
 
-    outputs, unreadable = process_waves(manifest, rows, model.cfg.shortest_wave, run_heads, "heads on")
+    cfg = model.cfg
+    outputs, unreadable = process_waves(manifest, rows, cfg.sample_rate, cfg.shortest_wave, run_heads, "heads on")
     unreadable.log()
     tasks: Dict[str, Any] = {}
     for task in (task for task in model.tasks if task.name in labels):

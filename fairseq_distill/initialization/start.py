@@ -113,6 +113,22 @@ class Start:
         return (wave for wave, _ in SpeechSample(manifest, self.seconds, _SEED, encoder.cfg))
 
 
+def check_rate(sample_rate: int, trained_at: int, source: str) -> None:
+    """Raise UserError where a run's waves are at another rate than those that a checkpoint was trained on.
+
+    Args:
+        sample_rate: the run's `task.sample_rate`.
+        trained_at: the checkpoint's.
+        source: the checkpoint as it was given, setting=path.
+    """
+    if sample_rate != trained_at:
+        raise UserError(
+            f"task.sample_rate={sample_rate}, but {source} was trained at {trained_at} Hz: give "
+            f"task.sample_rate={trained_at} and speech at {trained_at} Hz (ffmpeg -i IN -ar {trained_at} OUT resamples "
+            "a file)"
+        )
+
+
 def shape_like(config: EncoderConfig, like: str, depth: int, layers: Sequence[int]) -> Dict[str, Any]:
     """Settings that a student takes over from the checkpoint it starts from.
 

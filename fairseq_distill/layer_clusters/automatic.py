@@ -10,6 +10,7 @@ from fairseq.distributed import utils as distributed_utils
 
 from ..checkpoints.reading import load_encoder
 from ..data.speech_sample import SpeechSample
+from ..encoder.config import EncoderConfig
 from ..encoder.layer_groups import format_groups
 from ..errors import UserError
 from .clustering import LayerClusters, cluster_layers
@@ -64,10 +65,15 @@ def find_groups(request: ClusterRequest, folder: Union[str, Path], device: str =
 
 def _read_or_compute(request: ClusterRequest, path: Path, device: str) -> List[List[int]]:
     encoders = [load_encoder(teacher) for teacher in request.teachers]
-    wanted = {**asdict(request), "weights_sha256": [fingerprint_weights(encoder) for encoder in encoders]}
+    wanted = {
+        **asdict(request),
+        "weights_sha256": [fingerprint_weights(encoder) for encoder in encoders],
+        "sample_rate": encoders[0].cfg.sample_rate,
+    }
     if path.exists():
         found = read_clusters(path)
-        made_for = found.about.get("request") or {}
+        # files from before rates were told apart are of the one that there was
+        made_for = {"sample_rate": EncoderConfig.sample_rate, **(found.about.get("request") or {})}
         differs = [key for key in wanted if made_for.get(key) != wanted[key]]
         if differs:
             raise UserError(

@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Dict, Union
+from typing import Any, Dict, Union
 
 import torch
 
@@ -21,6 +21,10 @@ def fingerprint_weights(encoder: SpeechEncoder) -> str:
     return digest.hexdigest()
 
 
-def identify(path: Union[str, Path], encoder: SpeechEncoder) -> Dict[str, str]:
-    """What our files say of an encoder: its checkpoint and its fingerprint."""
-    return {"path": str(path), "weights_sha256": fingerprint_weights(encoder)}
+def identify(path: Union[str, Path], encoder: SpeechEncoder) -> Dict[str, Any]:
+    """What our files say of an encoder: its checkpoint, its fingerprint and the sample rate of its waves."""
+    return {
+        "path": str(path),
+        "weights_sha256": fingerprint_weights(encoder),
+        "sample_rate": encoder.cfg.sample_rate,
+    }

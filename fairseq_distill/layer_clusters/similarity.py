@@ -1,7 +1,7 @@
 """How alike the hidden states of one encoder are, or those of two: one pass over waves.
 
 Frames that are padding are left out. Of the others, each is kept with probability `share`, independently of all else,
-and only what is kept is compared: neighbouring frames, 20 ms apart, say nearly the same, and with a quarter of them the
+and only what is kept is compared: neighbouring frames say nearly the same, and with a quarter of them the
 comparison takes about an eighth of the time of HuBERT Base's forward pass. The rule is unbiased: given their number,
 the frames kept are a simple random sample of all, so that mean products are right in expectation, and so is HSIC1 of
 the debiased measure; CKA itself, a ratio of these, is consistent. `share=1` compares all frames.
@@ -87,8 +87,14 @@ def compare_encoders(
     makes some frames more of a wave than the other, their receptive fields differing, those at the end are left out.
 
     Raises:
-        UserError: as for `compute_similarity`; and different frame rates, or different widths for "cosine".
+        UserError: as for `compute_similarity`; and different sample or frame rates, or different widths for "cosine".
     """
+    rates = [encoder.cfg.sample_rate for encoder in (one, other)]
+    if rates[0] != rates[1]:
+        raise UserError(
+            f"the first encoder takes waves at {rates[0]} Hz, the second at {rates[1]} Hz: they can only be compared "
+            "on the same waves"
+        )
     strides = [encoder.cfg.frame_stride for encoder in (one, other)]
     if strides[0] != strides[1]:
         raise UserError(

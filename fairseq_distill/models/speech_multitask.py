@@ -27,10 +27,12 @@ class SpeechMultitask(MultitaskModel):
         The encoder's shape is written into the run's settings and `init` is emptied there: the checkpoint stands alone.
         """
         source = load_encoder(find_file(cfg.init, "model.init")) if cfg.init else None
+        run = find_run(cfg)
         if source is not None:
-            run, shape = find_run(cfg), shape_like(source.cfg, "all", source.depth, [])
+            shape = shape_like(source.cfg, "all", source.depth, [])
             settle(run, "model", {**shape, "prune": list(source.cfg.prune)}, f"as in model.init={cfg.init}", cfg)
             settle(run, "model", {"init": ""}, "the checkpoint needs no other file", cfg)
+        settle(run, "model", {"sample_rate": task.cfg.sample_rate}, "as the task has it", cfg)
         model = cls(cfg, task.tasks, task.classes)
         if source is not None:
             # torch's own method: fairseq's changes the names of some weights

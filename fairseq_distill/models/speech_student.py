@@ -16,10 +16,11 @@ from ..distillation.unit_prediction import UnitTargets, predict_units
 from ..encoder.config import EncoderConfig
 from ..encoder.layer_groups import FEATURES, layers_to_run
 from ..encoder.model import SpeechEncoder
+from ..encoder.size import frame_rate
 from ..errors import UserError
 from ..initialization.layer_choice import LAYER_CHOICES
 from ..initialization.selection import WIDTH_CHOICES
-from ..initialization.start import LIKE_INIT, STANDALONE, Start
+from ..initialization.start import LIKE_INIT, STANDALONE, Start, check_rate
 from ..pruning.expected_size import METRICS
 from ..pruning.gates import add_gates, get_gates
 from ..pruning.size_loss import SizeLoss
@@ -155,17 +156,26 @@ class SpeechStudent(SpeechEncoder):
         """
         run = find_run(cfg)
         start = Start(cfg) if cfg.init else None
+        waves = {"normalize": bool(getattr(task.cfg, "normalize", False))}
+        if getattr(task.cfg, "sample_rate", None):
+            waves["sample_rate"] = task.cfg.sample_rate
         if start is not None:
+            rate = start.checkpoint.sample_rate
+            check_rate(waves.get("sample_rate", rate), rate, f"model.init={cfg.init}")
             settle(run, "model", start.shape, f"as in model.init={cfg.init}", cfg)
-        settle(run, "model", {"normalize": bool(getattr(task.cfg, "normalize", False))}, "as the task has it", cfg)
+        settle(run, "model", waves, "as the task has it", cfg)
+        # tasks without frame labels have no dictionaries in their state
+        dictionaries = getattr(task.state, "dictionaries", ())
         label_rate = getattr(task.cfg, "label_rate", None)
         if label_rate and label_rate > 0:
             settle(run, "model", {"label_rate": label_rate}, "as the task has it", cfg)
+        elif dictionaries:
+            label_rate = frame_rate(EncoderConfig.from_settings(cfg))
+            settle(run, "model", {"label_rate": label_rate}, "a label for each frame", cfg)
         if start is not None:
             settle(run, "model", STANDALONE, "the student's own checkpoint needs no other file", cfg)
             settle(run, "model", start.select(cfg, task.cfg), "of the heads that were chosen", cfg)
-        # tasks without frame labels have no dictionaries in their state
-        model = cls(cfg, task.cfg, getattr(task.state, "dictionaries", ()))
+        model = cls(cfg, dictionaries=dictionaries)
         if start is not None:
             start.copy_into(model)
         return model

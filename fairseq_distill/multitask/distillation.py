@@ -68,7 +68,11 @@ def _add(feed_forward: Any, adapter: nn.Module) -> Any:
 
 def check_teacher(teacher: EncoderCheckpoint, student: EncoderConfig) -> None:
     """Raise UserError where teacher and student need other waves or make frames at another rate."""
-    ours = {"normalize": student.normalize, "frame_stride": student.frame_stride // student.time_reduction}
+    ours = {
+        "sample_rate": student.sample_rate,
+        "normalize": student.normalize,
+        "frame_stride": student.frame_stride // student.time_reduction,
+    }
     for name, own in ours.items():
         theirs = getattr(teacher.config, name)
         if theirs != own:

@@ -9,6 +9,7 @@ import torch
 from fairseq.models import BaseFairseqModel
 from torch import Tensor, nn
 
+from ..checkpoints.reading import find_sample_rate
 from ..checkpoints.safe_load import PathLike, read_pickled, to_plain
 from ..distillation.plan import PredictionPlan
 from ..distillation.states import GroupStates
@@ -186,7 +187,8 @@ def load_multitask(path: PathLike) -> MultitaskModel:
         path: a checkpoint of `speech_multitask`.
 
     Returns:
-        The model, with its `tasks` and their `classes`; call it with waves (batch, samples) at 16 kHz.
+        The model, with its `tasks` and their `classes`; call it with waves (batch, samples) at its
+        `cfg.sample_rate`.
 
     Raises:
         UserError: the file cannot be read or is refused, or is no such model.
@@ -201,8 +203,9 @@ def load_multitask(path: PathLike) -> MultitaskModel:
             "config/finetune)"
         )
     try:
-        config = SpeechMultitaskConfig.from_settings(settings["model"])
-        model = MultitaskModel(config, parse_tasks(settings["task"]["tasks"]), task_state["classes"])
+        section, task = settings["model"], settings["task"]
+        config = SpeechMultitaskConfig.from_settings({**section, "sample_rate": find_sample_rate(section, task)})
+        model = MultitaskModel(config, parse_tasks(task["tasks"]), task_state["classes"])
         nn.Module.load_state_dict(model, state["model"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} cannot be used: {error}") from error

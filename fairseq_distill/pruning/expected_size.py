@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..encoder.anatomy import Axis, count_uses, list_rows
-from ..encoder.config import DEFAULT_SAMPLE_RATE, PRUNABLE, EncoderConfig, count_places
+from ..encoder.config import PRUNABLE, EncoderConfig, count_places
 from ..encoder.size import SECONDS, count_row_macs, count_row_parameters
 from .gates import Expected
 
@@ -39,7 +39,7 @@ class ExpectedSize(nn.Module):
         super().__init__()
         sizes = {name: sizes for name, sizes in count_places(cfg).items() if not PRUNABLE[name].whole}
         places = {Axis(name, index): count for name, counts in sizes.items() for index, count in enumerate(counts)}
-        uses = count_uses(cfg, int(SECONDS * DEFAULT_SAMPLE_RATE))
+        uses = count_uses(cfg, int(SECONDS * cfg.sample_rate))
         sums: Dict[Tuple[_Variable, ...], float] = {}
         self.total = 0
         for row in list_rows(cfg):

@@ -5,7 +5,6 @@ import timeit
 
 import torch
 
-from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..encoder.model import SpeechEncoder
 
 RUNS = 3
@@ -17,7 +16,7 @@ def measure_real_time_factor(encoder: SpeechEncoder, seconds: float = 10.0) -> f
     The encoder is put into evaluation mode; its weights do not matter. The number of threads is torch's own.
     """
     encoder.eval()
-    wave = torch.randn(1, int(seconds * DEFAULT_SAMPLE_RATE))
+    wave = torch.randn(1, int(seconds * encoder.cfg.sample_rate))
     with torch.inference_mode():
         times = timeit.repeat(lambda: encoder(wave), repeat=1 + RUNS, number=1)
     return statistics.median(times[1:]) / seconds

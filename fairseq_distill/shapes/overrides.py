@@ -24,13 +24,16 @@ def list_overrides(shape: Shape, recipe: Mapping[str, Any]) -> List[str]:
     other_stack = shape.stack != WHOLE
     if other_stack:
         settings.update(init="", like_init="none", conv_feature_layers=shape.config.conv_feature_layers)
-    taken_over = {"normalize", *(() if other_stack else FRONT_FIELDS)}  # normalize follows task.teacher
+    # normalize follows task.teacher, the sample rate the task's
+    taken_over = {"normalize", "sample_rate", *(() if other_stack else FRONT_FIELDS)}
     default = EncoderConfig()
     for name in (*KIND_FIELDS, "time_reduction", "reuse_attention"):  # the last two are of published students
         value = getattr(shape.config, name)
         if name not in taken_over and value != recipe.get(name, getattr(default, name)):
             settings[name] = value
-    return [f"{'' if key in recipe else '+'}model.{key}={_format(value)}" for key, value in settings.items()]
+    rate = shape.config.sample_rate
+    task = [f"+task.sample_rate={rate}"] if rate != default.sample_rate else []
+    return task + [f"{'' if key in recipe else '+'}model.{key}={_format(value)}" for key, value in settings.items()]
 
 
 def _format(value: Any) -> str:

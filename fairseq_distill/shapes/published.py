@@ -62,6 +62,7 @@ PUBLISHED = (
 
 # settings that change the count of a shape; WavLM's position bias is left out, it adds 10 k
 _COUNTED = [
+    "sample_rate",
     "extractor_mode",
     "conv_bias",
     "project_features",

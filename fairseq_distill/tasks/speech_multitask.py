@@ -15,6 +15,7 @@ from ..distillation.states import GroupStates
 from ..distillation.teacher import Teacher
 from ..encoder.layer_groups import parse_groups
 from ..errors import UserError
+from ..initialization.start import check_rate
 from ..multitask.augmentation import Augmentation, NoiseManifest
 from ..multitask.dataset import load_multitask_dataset
 from ..multitask.distillation import check_teacher
@@ -193,8 +194,6 @@ class SpeechMultitaskTask(AudioTask):
         return Augmentation(list(cfg.speeds), noise, list(cfg.noise_snr), cfg.noise_probability, min_samples)
 
     def _check_init(self, model_cfg: Any) -> None:
-        if not model_cfg.get("init"):
-            return
-        rate = read_checkpoint(find_file(model_cfg.init, "model.init")).sample_rate
-        if self.cfg.sample_rate != rate:
-            raise UserError(f"task.sample_rate={self.cfg.sample_rate}, but {model_cfg.init} was trained at {rate} Hz")
+        if model_cfg.get("init"):
+            path = find_file(model_cfg.init, "model.init")
+            check_rate(self.cfg.sample_rate, read_checkpoint(path).sample_rate, f"model.init={path}")

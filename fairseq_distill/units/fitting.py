@@ -10,7 +10,6 @@ from sklearn.cluster import MiniBatchKMeans
 
 from ..data.audio_file import BrokenAudio
 from ..data.speech_sample import SpeechSample
-from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..encoder.size import frame_rate
 from ..errors import UserError
 from .frames import LayerFrames
@@ -54,7 +53,7 @@ def fit_units(layer_frames: LayerFrames, manifest: Union[str, Path], seconds: fl
 def _gather_frames(layer_frames: LayerFrames, sample: SpeechSample, seconds: float, seed: int) -> np.ndarray:
     """(frames, width) float32, at most `MAX_FRAMES`: of a larger sample, each with the same chance."""
     cfg = layer_frames.encoder.cfg
-    available = min(seconds, sum(sample.manifest.sizes) / DEFAULT_SAMPLE_RATE) * frame_rate(cfg)
+    available = min(seconds, sum(sample.manifest.sizes) / cfg.sample_rate) * frame_rate(cfg)
     share = min(1.0, MAX_FRAMES / max(available, 1.0))
     random = np.random.default_rng([seed, 1])  # another stream than the sample's own
     kept = np.empty((min(MAX_FRAMES, int(available) + 1), cfg.encoder_embed_dim), dtype=np.float32)

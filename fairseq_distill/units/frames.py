@@ -34,7 +34,7 @@ class LayerFrames:
         """Raises BrokenAudio where the layer's output is not finite."""
         if self.normalize:
             wave = normalize_wave(wave.unsqueeze(0)).squeeze(0)
-        for start, stop in cut_wave(len(wave), self.encoder.cfg.frame_layers):
+        for start, stop in cut_wave(len(wave), self.encoder.cfg):
             hidden = self._encode(wave[start:stop])
             if not torch.isfinite(hidden).all():
                 raise BrokenAudio(Fault.NOT_FINITE, f"the teacher makes hidden state {self.layer} of it not finite")

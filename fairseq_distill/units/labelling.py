@@ -14,7 +14,6 @@ from tqdm import tqdm
 from ..data.audio_file import BrokenAudio, read_wave
 from ..data.manifest import Manifest
 from ..data.unreadable import UnreadableFiles, UnreadableLimit
-from ..encoder.config import DEFAULT_SAMPLE_RATE
 from ..encoder.conv_spec import count_frames
 from .frames import LayerFrames
 from .kmeans import NearestUnit
@@ -64,9 +63,8 @@ class Labeller:
         self.layer_frames = layer_frames
         self.nearest = NearestUnit(centroids)
         self.cfg = layer_frames.encoder.cfg
-        self.silence = int(
-            np.bincount(self.label(torch.zeros(max(DEFAULT_SAMPLE_RATE, self.cfg.shortest_wave)))).argmax()
-        )
+        second = max(self.cfg.sample_rate, self.cfg.shortest_wave)
+        self.silence = int(np.bincount(self.label(torch.zeros(second))).argmax())
 
     def label(self, wave: Tensor) -> np.ndarray:
         """Units (frames,) of a wave (samples,); raises BrokenAudio where the layer is not finite."""
@@ -108,7 +106,7 @@ class Labeller:
 
         def read(row: int) -> Union[Tensor, BrokenAudio]:
             try:
-                return read_wave(manifest.path(row), DEFAULT_SAMPLE_RATE, manifest.sizes[row], self.cfg.shortest_wave)
+                return read_wave(manifest.path(row), self.cfg.sample_rate, manifest.sizes[row], self.cfg.shortest_wave)
             except BrokenAudio as problem:
                 return problem
 

@@ -99,7 +99,9 @@ def test_files_without_permission_are_refused_by_their_names(tmp_path, monkeypat
         (tmp_path / name).write_text("x")
     for module in (manifest_module, unit_labels, token_dictionary):
         monkeypatch.setattr(module, "open", refuse, raising=False)
-    for name, read in zip(names, (read_manifest, lambda path: UnitLabels(path, None, [(1, 1, 1)]), read_folder_of)):
+    for name, read in zip(
+        names, (read_manifest, lambda path: UnitLabels(path, None, [(1, 1, 1)], 16_000), read_folder_of)
+    ):
         with pytest.raises(UserError, match=f"^{tmp_path}/{name}: cannot be read: Permission denied"):
             read(tmp_path / name)
 
@@ -151,7 +153,7 @@ def test_predict_refuses_each_bad_file_by_its_name(place):
 def test_corpora_leave_out_each_bad_file_with_a_count(place):
     folder, cases = place
     left_out = LeftOut()
-    kept = keep_usable(folder, "train", [Utterance(case.path, {}) for case in cases], left_out)
+    kept = keep_usable(folder, "train", [Utterance(case.path, {}) for case in cases], left_out, 16_000)
     names = {utterance.path for utterance in kept}
     several = {"stereo.wav", "six channels.wav"}  # it wants one channel
     for case in cases:
@@ -243,7 +245,7 @@ def test_units_are_read_or_refused_by_their_name(place, tmp_path, case):
     (tmp_path / "dict.km.txt").write_bytes(bad_data.list_dictionaries()["plain"].data)
 
     def read():
-        labels = UnitLabels(tmp_path / "train.km", read_dictionary(str(tmp_path)), EncoderConfig().frame_layers)
+        labels = UnitLabels(tmp_path / "train.km", read_dictionary(str(tmp_path)), EncoderConfig().frame_layers, 16_000)
         dataset = load_audio_dataset(tmp_path / "train.tsv", labels=labels, min_sample_size=400, max_broken=0.4)
         return [labels.dictionary.string(dataset[row]["labels"]).split() for row in range(3)]
 

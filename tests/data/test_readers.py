@@ -110,7 +110,7 @@ def test_training_counts_it(manifest, error, monkeypatch):
 
 def test_commands_count_it(manifest, error, place, tmp_path):
     rows = read_manifest(manifest)
-    found, unreadable = process_waves(rows, range(3), 400, len, "lengths of")
+    found, unreadable = process_waves(rows, range(3), 16_000, 400, len, "lengths of")
     assert (found, list(unreadable.reasons)) == ({0: 9000, 2: 9000}, [1]) and unreadable.reasons[1]
     sample = SpeechSample(manifest, 60.0, 0, CFG)
     assert len(list(sample)) == 2 and list(sample.unreadable.reasons) == [1]
@@ -119,7 +119,7 @@ def test_commands_count_it(manifest, error, place, tmp_path):
     assert check_audio(rows, RATE, 400).num_bad == (place == "open")
     left_out = LeftOut()
     utterances = [Utterance(name, {}) for name in rows.paths]
-    kept = [utterance.path for utterance in keep_usable(tmp_path, "train", utterances, left_out)]
+    kept = [utterance.path for utterance in keep_usable(tmp_path, "train", utterances, left_out, 16_000)]
     assert ("bad.wav" in kept) == (place == "read") and len(left_out.describe()) == (place == "open")
     noise = NoiseManifest(str(manifest), RATE, max_broken=0.5)
     drawn = noise.draw(500, SimpleNamespace(integers=lambda high: 1, random=lambda: 0.5))
@@ -134,7 +134,7 @@ def test_where_nothing_is_counted_a_sentence_names_it(manifest, error, tmp_path)
     assert "\n" not in str(refused.value)
     noise = Utterance("bad.wav", {}, samples=9000)
     with pytest.raises(UserError, match=f"{tmp_path}/bad.wav cannot be read: ."):
-        _write_segments(NewFolder(tmp_path / "out", tmp_path / "out"), tmp_path, "train", [(noise, 100)])
+        _write_segments(NewFolder(tmp_path / "out", tmp_path / "out"), tmp_path, "train", [(noise, 100)], 16_000)
 
 
 @pytest.mark.parametrize(

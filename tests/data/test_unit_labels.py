@@ -36,7 +36,7 @@ def write_labels(folder, lengths):
 
 
 def build(folder, rows, layers=LAYERS, **settings):
-    labels = UnitLabels(folder / "train.km", read_dictionary(folder), layers)
+    labels = UnitLabels(folder / "train.km", read_dictionary(folder), layers, RATE)
     defaults = {"sample_rate": RATE, "min_sample_size": 400, "pad": True, "max_broken": 1.0}
     settings = AudioSettings(**{**defaults, **settings})
     return DistillationAudioDataset(write_manifest(folder, rows), settings, labels)
@@ -183,7 +183,7 @@ def test_missing_files_and_unknown_units_are_named(tmp_path):
     with pytest.raises(UserError, match="dict.ltr.txt: no such dictionary"):
         read_dictionary(tmp_path, "ltr")
     with pytest.raises(UserError, match="valid.km: no such file of labels"):
-        UnitLabels(tmp_path / "valid.km", build_dictionary(), LAYERS)
+        UnitLabels(tmp_path / "valid.km", build_dictionary(), LAYERS, RATE)
     dataset = build(tmp_path, rows)
     dataset.labels.dictionary = build_dictionary(50)
     assert len(dataset[0]["labels"]) == 27
@@ -193,6 +193,6 @@ def test_missing_files_and_unknown_units_are_named(tmp_path):
 
 def test_the_builder_hands_labels_on(tmp_path):
     path = write_manifest(tmp_path, write_ramps(tmp_path))
-    labels = UnitLabels(tmp_path / "train.km", read_dictionary(tmp_path), LAYERS)
+    labels = UnitLabels(tmp_path / "train.km", read_dictionary(tmp_path), LAYERS, RATE)
     dataset = load_audio_dataset(path, AudioSettings(sample_rate=RATE, min_sample_size=400, pad=True), labels)
     assert dataset.collater([dataset[0]])["target_list"][0].shape == (1, count_frames(9000, LAYERS))

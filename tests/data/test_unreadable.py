@@ -17,6 +17,7 @@ def test_allowed_count_rounds_up_and_zero_is_strict():
 
 
 def test_the_limit_is_exceeded_by_one_more():
+    assert UnreadableLimit(1).is_exceeded(1) and UnreadableLimit(2).allowed == 1, "of a single file, one is all"
     limit = UnreadableLimit(20)
     assert [limit.is_exceeded(count) for count in (0, 1, 2)] == [False, False, True]
     assert UnreadableLimit(20, 0.0).is_exceeded(1) and not UnreadableLimit(20, 0.0).is_exceeded(0)

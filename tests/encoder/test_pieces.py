@@ -12,9 +12,10 @@ from fairseq_distill.evaluation.features import pool_wave
 
 from ..builders import LARGE, build_encoder, build_multitask, make_waves
 
-LAYERS = EncoderConfig().frame_layers
+WHOLE = EncoderConfig()
 DISTILLED = {"prediction_groups": "[[1],[2,3]]", "prediction_dim": 48}
-REDUCED = EncoderConfig(time_reduction=2).frame_layers
+REDUCED = EncoderConfig(time_reduction=2)
+TELEPHONE = EncoderConfig(sample_rate=8_000, conv_feature_layers="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)]")
 
 
 @pytest.fixture
@@ -23,17 +24,18 @@ def short_pieces(monkeypatch):
     monkeypatch.setattr(pieces, "LONGEST", 0.1)
 
 
-@pytest.mark.parametrize("layers", [LAYERS, REDUCED])
-def test_pieces_have_all_frames_of_a_wave_each_once_and_none_is_long(layers):
-    stride = 320 if layers is LAYERS else 640
+@pytest.mark.parametrize("cfg", [WHOLE, REDUCED, TELEPHONE])
+def test_pieces_have_all_frames_of_a_wave_each_once_and_none_is_long(cfg):
+    layers, stride, rate = cfg.frame_layers, cfg.frame_stride, cfg.sample_rate
     for samples in [720, 1040, 639_999, 640_400, 640_401, 1_280_400, 1_300_001, 4_800_000, 57_600_123]:
-        bounds = cut_wave(samples, layers)
+        bounds = cut_wave(samples, cfg)
         frames = [count_frames(stop - start, layers) for start, stop in bounds]
         assert sum(frames) == count_frames(samples, layers) and bounds[-1][1] == samples
         assert [start for start, _ in bounds] == [stride * sum(frames[:piece]) for piece in range(len(bounds))]
-        assert max(frames) <= 40 * 16_000 // stride and max(frames) - min(frames) <= 1
-    assert cut_wave(640_079, layers) == [(0, 640_079)] and len(cut_wave(640_800 + stride, layers)) == 2
-    assert cut_wave(399, layers) == []
+        assert max(frames) <= 40 * rate // stride and max(frames) - min(frames) <= 1
+    whole = 40 * rate + cfg.shortest_wave - stride  # as many frames as 40 s have
+    assert cut_wave(whole, cfg) == [(0, whole)] and len(cut_wave(whole + stride, cfg)) == 2
+    assert cut_wave(cfg.shortest_wave - 1, cfg) == []
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -42,7 +44,7 @@ def test_each_piece_is_what_the_encoder_makes_of_its_samples(short_pieces, setti
     encoder = build_encoder(**settings)
     wave = 3 * make_waves(1, 5037)[0][0] + 1
     scaled = F.layer_norm(wave, wave.shape) if normalize else wave
-    bounds = cut_wave(len(wave), encoder.cfg.frame_layers)
+    bounds = cut_wave(len(wave), encoder.cfg)
     assert len(bounds) >= 2
     with torch.inference_mode():
         expected = [encoder.encode(scaled[None, start:stop]) for start, stop in bounds]
@@ -91,7 +93,7 @@ def test_heads_hear_the_whole_of_a_wave_that_its_encoder_had_in_pieces(monkeypat
     monkeypatch.setattr(pieces, "LONGEST", 0.1)
     cut = model.run_wave(wave)
     assert cut.encoder.hidden[-1].shape == expected.encoder.hidden[-1].shape
-    first = cut_wave(len(wave), model.cfg.frame_layers)[0]
+    first = cut_wave(len(wave), model.cfg)[0]
     one = model.run_wave(wave[slice(*first)]).encoder.hidden[-1]
     assert torch.equal(cut.encoder.hidden[-1][:, : one.size(1)], one)
     for name, head in model.heads.items():

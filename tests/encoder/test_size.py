@@ -49,13 +49,13 @@ def test_distilhubert_counts_27_04_with_heads():
     assert round(total / 1e6, 2) == 27.04
 
 
-@pytest.mark.parametrize("seconds", [1.0, 2.37])
+@pytest.mark.parametrize("seconds, rate", [(1.0, 16_000), (2.37, 16_000), (1.5, 8000)])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_sizes_are_those_of_the_network_and_of_torchs_counter(shape, seconds):
-    encoder = SpeechEncoder(EncoderConfig.from_settings({**SMALL, **SHAPES[shape]})).eval()
+def test_sizes_are_those_of_the_network_and_of_torchs_counter(shape, seconds, rate):
+    encoder = SpeechEncoder(EncoderConfig.from_settings({**SMALL, **SHAPES[shape], "sample_rate": rate})).eval()
     # the plain kernel: torch's counter does not know the fused one for CPUs
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        encoder(torch.randn(1, int(seconds * 16_000)))
+        encoder(torch.randn(1, int(seconds * rate)))
     parts = measure_parts(encoder.cfg, seconds)
     # torch counts a multiply-accumulate as two operations
     assert sum(part.macs for part in parts) == counter.get_total_flops() / 2

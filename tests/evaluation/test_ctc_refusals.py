@@ -124,7 +124,7 @@ def test_transcripts_that_have_no_rate_are_refused(tuned, data):
     (data / "test.one").write_text("O |\n\n\n")
     first = data / "audio" / "test0.flac"
     soundfile.write(first, np.zeros(4000), 16_000)
-    with pytest.raises(UserError, match="test.one: none of its utterances can be used, so there is no error rate"):
+    with pytest.raises(UserError, match="1 of 3 files cannot be used, the first: test0.flac"):
         evaluate_ctc(path, data, labels="one")
 
 

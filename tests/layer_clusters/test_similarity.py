@@ -156,6 +156,7 @@ def test_wrong_requests_are_sentences():
     narrow = build(encoder_embed_dim=32, encoder_ffn_embed_dim=40)
     for call, word in (
         (lambda: compare_encoders(one, slow, batches), "every 40 samples, the second every 80"),
+        (lambda: compare_encoders(one, build(sample_rate=8000), batches), "at 16000 Hz, the second at 8000 Hz"),
         (lambda: compare_encoders(one, narrow, batches, "cosine"), "equal widths, and these are 48 and 32"),
         (lambda: compute_similarity(one, batches, "pwcca"), "must be one of cka, debiased_cka, cosine"),
         (lambda: compute_similarity(one, batches, share=0), "share=0"),

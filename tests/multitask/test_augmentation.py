@@ -84,6 +84,12 @@ def test_broken_and_silent_noise_is_passed_over_and_all_of_it_is_refused(tmp_pat
         NoiseManifest(path, 16_000)
 
 
+def test_noise_at_another_rate_is_refused_also_if_it_is_a_single_file(tmp_path):
+    path = write_noise(tmp_path, [0.1 * np.random.default_rng(0).standard_normal(500)])
+    with pytest.raises(UserError, match="0.wav: 16000 Hz instead of 8000 Hz: resample it, ffmpeg -i IN -ar 8000 OUT"):
+        NoiseManifest(path, 8000)
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [

@@ -21,13 +21,13 @@ from ..runs import write_labels
 CLASSES = {"keyword": ["no", "yes"], "speaker": ["ann", "bob"]}
 
 
-def write_manifest(folder, lengths, split="train"):
+def write_manifest(folder, lengths, split="train", rate=16_000):
     """Waves that can be told apart by their first sample, whatever is done to the rest."""
     folder.mkdir(exist_ok=True)
     rows = []
     for number, length in enumerate(lengths):
         wave = np.random.default_rng(number).uniform(-0.1, 0.1, length)
-        soundfile.write(folder / f"{split}{number}.flac", wave, 16_000)
+        soundfile.write(folder / f"{split}{number}.flac", wave, rate)
         rows.append(f"{split}{number}.flac\t{length}")
     (folder / f"{split}.tsv").write_text("\n".join([str(folder), *rows]) + "\n")
     return folder
@@ -51,6 +51,16 @@ def load(folders, entries=({}, {}), split="train", training=True, augmentation=N
         training=training,
         group_by_length=group,
     )
+
+
+def test_one_of_several_folders_at_another_rate_is_named(tmp_path):
+    words, people = write_manifest(tmp_path / "words", [2000]), write_manifest(tmp_path / "people", [2000], rate=8000)
+    write_labels(words, "train", keyword=["yes"])
+    write_labels(people, "train", speaker=["ann"])
+    with pytest.raises(
+        UserError, match="people/train.tsv: all 1 files .*, 1 of them cannot be used(.|\n)*8000 Hz inst"
+    ):
+        load([[words], [people]])
 
 
 @pytest.fixture

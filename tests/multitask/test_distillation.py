@@ -7,12 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fairseq_distill.checkpoints.reading import read_checkpoint
 from fairseq_distill.criterions.speech_multitask import SpeechMultitaskCriterion, SpeechMultitaskCriterionConfig
 from fairseq_distill.distillation.objective import Objective
 from fairseq_distill.distillation.plan import PredictionPlan
 from fairseq_distill.distillation.states import GroupStates
 from fairseq_distill.distillation.teacher import Teacher
 from fairseq_distill.errors import UserError
+from fairseq_distill.multitask.distillation import check_teacher
 from fairseq_distill.multitask.model import load_multitask
 from fairseq_distill.tasks.speech_multitask import SpeechMultitaskTask, SpeechMultitaskTaskConfig
 
@@ -185,3 +187,11 @@ def test_teachers_that_do_not_fit_are_refused(options, message, tmp_path):
     data, start = write_labelled(tmp_path / "data"), write_teacher(tmp_path)
     done, _ = fine_tune(tmp_path / "run", data, start, check=False, **options)
     assert done.returncode != 0 and message in done.stdout, done.stdout[-1500:]
+
+
+def test_a_teacher_of_another_sample_rate_is_refused(tmp_path):
+    """Its frames are of as many samples as the encoder's, but it has never heard such waves."""
+    teacher = read_checkpoint(write_teacher(tmp_path, sample_rate=8000))
+    with pytest.raises(UserError, match="has sample_rate=8000, the encoder of model.init 16000"):
+        check_teacher(teacher, teacher.config.with_settings(sample_rate=16_000))
+    assert check_teacher(teacher, teacher.config) is None

@@ -5,6 +5,7 @@ import torch
 from fairseq import tasks
 from omegaconf import OmegaConf
 
+from fairseq_distill.encoder.size import frame_rate
 from fairseq_distill.errors import UserError
 
 from ..builders import LARGE, SMALL, write_data, write_teacher
@@ -137,6 +138,31 @@ def test_several_teachers_are_read_from_commas_or_a_list(tmp_path):
 def test_contradictions_are_sentences(tmp_path, section, setting, sentence):
     run = make_run(tmp_path, write_teacher(tmp_path), **{section: {}})
     run[section].update(setting)
+    with pytest.raises(UserError, match=sentence):
+        build(run)
+
+
+def test_a_teacher_of_another_rate_gives_its_rate_to_the_student(tmp_path):
+    run = make_run(tmp_path, write_teacher(tmp_path, sample_rate=8000), task={"sample_rate": 8000})
+    _, model = build(run)
+    assert run.model.sample_rate == model.cfg.sample_rate == 8000 and frame_rate(model.cfg) == 200
+
+
+@pytest.mark.parametrize("given", ["teacher", "one of several", "init", "init of the same shape"])
+def test_checkpoints_of_another_rate_than_the_task_are_refused_by_name(tmp_path, given):
+    """Each learns from, or starts from, a network that heard 8 kHz, in a run that reads 16 kHz."""
+    teacher, other = write_teacher(tmp_path), write_teacher(tmp_path, "8k.pt", seed=1, sample_rate=8000)
+    like = "all" if given == "init of the same shape" else "none"
+    run, sentence = {
+        "teacher": (make_run(tmp_path, other), "task.sample_rate=16000, but task.teacher=.*8k.pt .* at 8000 Hz: give"),
+        "one of several": (make_run(tmp_path, [teacher, other]), "has sample_rate=16000, .*8k.pt has 8000; several"),
+    }.get(
+        given,
+        (
+            make_run(tmp_path, teacher, model={"init": other, "like_init": like}),
+            r"task.sample_rate=16000, but model.init=.*8k.pt .* at 8000 Hz: give task.sample_rate=8000 .*-ar 8000",
+        ),
+    )
     with pytest.raises(UserError, match=sentence):
         build(run)
 

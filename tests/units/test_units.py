@@ -85,7 +85,11 @@ def test_every_frame_has_the_nearest_centre_of_its_layer(made):
     assert dictionary == [[str(unit), str(count)] for unit, count in enumerate(counts.tolist())]
     facts = json.loads((out / "units.json").read_text())
     assert (facts["layer"], facts["clusters"], facts["seed"], facts["frames_per_second"]) == (2, 12, 0, 400)
-    assert facts["teacher"] == {"path": teacher, "weights_sha256": fingerprint_weights(encoder)}
+    assert facts["teacher"] == {
+        "path": teacher,
+        "weights_sha256": fingerprint_weights(encoder),
+        "sample_rate": 16_000,
+    }
     nearest = torch.cdist(torch.from_numpy(fitted), centres).min(1).values
     assert facts["fit"]["inertia_per_frame"] == pytest.approx(float((nearest**2).mean()), rel=1e-4)
     assert facts["fit"]["samples_sha256"] == sample.fingerprint and facts["fit"]["frames"] == len(fitted)

@@ -28,8 +28,8 @@ HELP = "a frozen encoder: keywords or speakers by a linear probe, and speaker ve
 EPILOG = """\
 MANIFESTS is a folder with, for train, valid and test, fairseq's audio manifest SPLIT.tsv (the audio root, then
 PATH<TAB>SAMPLES a line) and SPLIT.keyword or SPLIT.speaker, one label a line in the same order; an empty line skips its
-utterance. Audio is 16 kHz. Files that cannot be used are counted; more than 1 % of a split, rounded up to whole files,
-stops the command. `fairseq-distill manifest` writes such a folder.
+utterance. Audio is at CKPT's sample rate. Files that cannot be used are counted; more than 1 % of a split, rounded up
+to whole files, stops the command. `fairseq-distill manifest` writes such a folder.
 
 A list of trials holds '1 PATH PATH' or '0 PATH PATH' a line (VoxCeleb), or 'PATH PATH target' or 'PATH PATH nontarget'
 (Kaldi), with the paths of test.tsv.
