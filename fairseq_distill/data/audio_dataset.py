@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import numpy as np
 import torch
-from fairseq.data import FileAudioDataset, data_utils
+from fairseq.data import FileAudioDataset
 
 from ..errors import UserError
 from .audio_file import BrokenAudio, Fault, read_wave
@@ -30,8 +30,8 @@ class DistillationAudioDataset(FileAudioDataset):
     about once and not tried again. One more than `max_broken` allows raises UserError. The flags are shared with
     DataLoader workers; each process of a distributed run keeps its own.
 
-    Where a batch is cropped follows from its epoch and its rows alone: held-out losses of two checkpoints, which
-    fairseq computes as epoch 1, are of the same samples, and a resumed run crops as one that was not interrupted.
+    Where a wave is cropped follows from seed, epoch and row alone: held-out losses of two checkpoints, which fairseq
+    computes as epoch 1, are of the same samples, and a resumed run crops as one that was not interrupted.
 
     With `labels`, crops start where a frame does, and batches have `target_list`, as fairseq's HubertDataset names it:
     one tensor (batch, frames) of the labels of the frames that the model makes of `source`, filled up with their
@@ -58,6 +58,7 @@ class DistillationAudioDataset(FileAudioDataset):
         )
         self.manifest_path = str(manifest_path)
         self.limit = limit_broken(settings.max_broken, len(self))
+        self.seed = settings.seed
         self.epoch = 1
         self.labels = labels
         self.num_rows = len(self) + len(self.skipped_indices)
@@ -76,6 +77,11 @@ class DistillationAudioDataset(FileAudioDataset):
     def num_broken(self) -> int:
         """Distinct files found broken so far, in this process and its DataLoader workers."""
         return int(self._faults.count_nonzero())
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        """No: a run would keep the batches of the epoch that it started in, which are others after a resume."""
+        return False
 
     def set_epoch(self, epoch: int) -> None:
         """Fairseq calls this before each epoch, and with 1 before each validation."""
@@ -110,10 +116,9 @@ class DistillationAudioDataset(FileAudioDataset):
         fairseq would repeat its first batch in place of an empty one, count its loss, and fail if that one is empty.
         An empty list stays an empty batch: it fills up the last round of a distributed epoch.
         """
-        with data_utils.numpy_seed(self.epoch, *(sample["id"] for sample in samples)):
-            batch = self._collate(samples)
-            if samples and not batch:
-                batch = self._collate([self._find_stand_in(samples[-1]["id"])])
+        batch = self._collate(samples)
+        if samples and not batch:
+            batch = self._collate([self._find_stand_in(samples[-1]["id"])])
         return batch
 
     def describe_broken(self) -> str:
@@ -126,16 +131,29 @@ class DistillationAudioDataset(FileAudioDataset):
 
     def _collate(self, samples: list) -> dict:
         samples = [sample for sample in samples if sample["source"] is not None]
-        labels = self.labels
-        if labels is None or not samples:
-            return super().collater(samples)
+        if not samples:
+            return {}
         sizes = [len(sample["source"]) for sample in samples]
         longest = min(max(sizes) if self.pad else min(sizes), self.max_sample_size)
-        samples = [_crop(sample, labels, longest) for sample in samples]
+        samples = [self._crop(sample, longest) for sample in samples]
         batch = super().collater(samples)
-        samples_wide = batch["net_input"]["source"].size(1)  # a bucket may be wider than its longest wave
-        batch["target_list"] = [labels.collate([sample["labels"] for sample in samples], samples_wide)]
+        if self.labels is not None:
+            samples_wide = batch["net_input"]["source"].size(1)  # a bucket may be wider than its longest wave
+            batch["target_list"] = [self.labels.collate([sample["labels"] for sample in samples], samples_wide)]
         return batch
+
+    def _crop(self, sample: dict, longest: int) -> dict:
+        """The sample with at most `longest` samples of its wave, from a random place, and their labels.
+
+        With a generator of its own: fairseq collates in a thread, beside which NumPy's is used by others.
+        """
+        wave, labels = sample["source"], self.labels
+        stride = 1 if labels is None else labels.stride  # a crop starts where a frame does
+        generator = np.random.default_rng([self.seed, self.epoch, int(sample["id"])])
+        start = stride * int(generator.integers(max(len(wave) - longest, 0) // stride + 1))
+        wave = wave[start : start + longest]
+        cropped = {**sample, "source": wave}
+        return cropped if labels is None else {**cropped, "labels": labels.cut(sample["labels"], start, len(wave))}
 
     def _read(self, index: int) -> torch.Tensor:
         request = (self.path(index), self.sample_rate, int(self.sizes[index]), self.min_sample_size or 0)
@@ -194,11 +212,3 @@ def load_audio_dataset(
 def limit_broken(max_broken: float, num_files: int) -> UnreadableLimit:
     """How many of so many files `task.max_broken` allows to be unusable."""
     return UnreadableLimit(num_files, max_broken, setting="task.max_broken")
-
-
-def _crop(sample: dict, labels: UnitLabels, longest: int) -> dict:
-    """The sample with at most `longest` samples of its wave, from where a random frame starts, and their labels."""
-    wave, stride = sample["source"], labels.stride
-    start = stride * np.random.randint(0, max(len(wave) - longest, 0) // stride + 1)
-    wave = wave[start : start + longest]
-    return {**sample, "source": wave, "labels": labels.cut(sample["labels"], start, len(wave))}

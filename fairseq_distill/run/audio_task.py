@@ -7,6 +7,8 @@ from typing import Any, Optional, Tuple
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask
 
+from .settings import find_run, find_section, find_seed
+
 
 @dataclass
 class AudioTaskConfig(FairseqDataclass):
@@ -39,6 +41,14 @@ class AudioTask(FairseqTask):
     def setup_task(cls, cfg: Any, **kwargs: Any) -> "AudioTask":
         """Set the task up; neither data nor teacher is touched."""
         return cls(cfg)
+
+    def __init__(self, cfg: Any, **kwargs: Any):
+        super().__init__(cfg, **kwargs)
+        self.train_split = (find_section(find_run(cfg), "dataset") or {}).get("train_subset", "train")
+
+    def find_seed(self, split: str) -> int:
+        """Of a split's crops: the run's in training, 0 elsewhere, so that held-out losses are of the same samples."""
+        return find_seed(self.cfg) if split == self.train_split else 0
 
     def max_positions(self) -> Tuple[int, int]:
         """Waves of any length."""

@@ -94,7 +94,6 @@ class SpeechMultitaskTask(AudioTask):
         self._teacher: Optional[Teacher] = None
         self.plan = PredictionPlan()
         self._exact_padding = False
-        self.train_split = (find_section(find_run(cfg), "dataset") or {}).get("train_subset", "train")
         self.state.add_factory("classes", self._collect_classes)
 
     @property
@@ -121,6 +120,7 @@ class SpeechMultitaskTask(AudioTask):
                 pad=cfg.enable_padding,
                 normalize=self.normalize,
                 max_broken=cfg.max_broken,
+                seed=self.find_seed(split),
             ),
             augmentation=self._build_augmentation(min_samples) if training else None,
             training=training,
