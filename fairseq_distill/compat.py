@@ -77,23 +77,27 @@ def draw_mask(
     mask_prob: float,
     mask_length: int,
     *args: Any,
+    generator: Optional[np.random.Generator] = None,
     **kwargs: Any,
 ) -> np.ndarray:
     """Fairseq's `compute_mask_indices`, whose arguments it takes, with two repairs.
 
-    In fairseq main and ve-fairseq 0.12.3 masks come from a generator that the clock seeds; here from NumPy's, which
-    fairseq seeds for each update. And where a wave is so short that its spans cover it, main stops the run and 0.12.2
+    In fairseq main and ve-fairseq 0.12.3 masks come from a generator that the clock seeds, in 0.12.2 from NumPy's,
+    which is seeded once a run and drawn from in two threads; here from `generator`, or else from torch's, which all
+    versions seed for each update. And where a wave is so short that its spans cover it, main stops the run and 0.12.2
     hides the whole wave; here its batch is drawn again with spans of half the length, down to 1, and where even these
     leave no frame, as in a wave of one frame, nothing is masked.
     """
     batch, frames = shape
+    seed = int(torch.randint(2**31, ()) if generator is None else generator.integers(2**31))
     if "seed" in inspect.signature(data_utils.compute_mask_indices).parameters:
-        kwargs = {"seed": int(np.random.randint(2**31)), "epoch": 0, "indices": torch.arange(batch), **kwargs}
+        kwargs = {"seed": seed, "epoch": 0, "indices": torch.arange(batch), **kwargs}
     nothing = np.zeros((batch, frames), dtype=bool)
     padding = nothing if padding_mask is None else padding_mask.cpu().numpy()
     while mask_length >= 1:
         try:
-            mask = data_utils.compute_mask_indices(shape, padding_mask, mask_prob, mask_length, *args, **kwargs)
+            with data_utils.numpy_seed(seed, mask_length):
+                mask = data_utils.compute_mask_indices(shape, padding_mask, mask_prob, mask_length, *args, **kwargs)
         except ValueError:  # all that it raises is about waves too short for their spans
             mask = ~nothing
         if not (mask | padding).all(1).any():

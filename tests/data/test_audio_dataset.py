@@ -62,7 +62,7 @@ def test_good_files_equal_fairseqs_own(tmp_path, monkeypatch, normalize, longest
         assert torch.equal(ours[index]["source"], stock[index]["source"])
     batches = [ours.collater([ours[i] for i in range(len(rows))])]
     # fairseq draws other places: it gets ours
-    places = iter([wave for wave in batches[0]["net_input"]["source"][1:]] if longest else [])
+    places = iter(batches[0]["net_input"]["source"][1:] if longest else [])
     monkeypatch.setattr(stock, "crop_to_max_size", lambda wave, size: find_part(wave, next(places), size))
     batches.append(stock.collater([stock[i] for i in range(len(rows))]))
     assert batches[0].keys() == batches[1].keys() and next(places, None) is None
