@@ -18,6 +18,10 @@ from .compat import repair_fairseq  # noqa: E402
 
 repair_fairseq()
 
+from .checkpoints.resuming import repair_resuming  # noqa: E402
+
+repair_resuming()
+
 # fairseq scans tasks/ and models/ of a user-dir, but never criterions/, and nothing if the package was imported before
 from . import criterions, models, tasks  # noqa: E402,F401
 from .checkpoints.reading import load_encoder  # noqa: E402

@@ -19,6 +19,8 @@ from fairseq.models.hubert import hubert
 from fairseq.models.hubert.hubert_asr import HubertCtcConfig
 from hydra.core.config_store import ConfigStore
 
+from .output.files import put_in_place
+
 
 def repair_fairseq() -> None:
     """Apply every repair that the installed versions need."""
@@ -142,14 +144,16 @@ def copy_whole(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
     partial = f"{dst_path}.{os.getpid()}.partial"
     try:
         copied = _stock_copy(src_path, partial, overwrite)
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, dst_path)
+        put_in_place(partial, dst_path)
     finally:
         Path(partial).unlink(missing_ok=True)
     return copied
 
 
 def repair_copies() -> None:
-    """All fairseq versions: checkpoint_last.pt is a copy, and a kill while it is made left a run that cannot go on."""
+    """All fairseq versions: checkpoint_last.pt is a copy, and a kill while it is made left a run that cannot go on.
+
+    And checkpoints that are written beside their place are renamed before the disk has them.
+    """
     PathManager.copy = staticmethod(copy_whole)
+    PathManager.rename = staticmethod(put_in_place)
