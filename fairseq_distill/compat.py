@@ -5,6 +5,7 @@ Each repair says which versions need it, so that it can go when they do.
 
 import inspect
 import os
+from collections import defaultdict
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
@@ -13,8 +14,10 @@ import numpy as np
 import torch
 from fairseq.data import bucket_pad_length_dataset, data_utils
 from fairseq.data.audio import raw_audio_dataset
+from fairseq.distributed import LegacyDistributedDataParallel
+from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
-from fairseq.models import MODEL_DATACLASS_REGISTRY
+from fairseq.models import MODEL_DATACLASS_REGISTRY, distributed_fairseq_model
 from fairseq.models.hubert import hubert
 from fairseq.models.hubert.hubert_asr import HubertCtcConfig
 from hydra.core.config_store import ConfigStore
@@ -30,6 +33,9 @@ def repair_fairseq() -> None:
     repair_masks()
     repair_batches()
     repair_copies()
+    repair_legacy_ddp()
+    repair_ddp_on_cpu()
+    repair_broadcasts()
 
 
 @dataclass
@@ -157,3 +163,54 @@ def repair_copies() -> None:
     """
     PathManager.copy = staticmethod(copy_whole)
     PathManager.rename = staticmethod(put_in_place)
+
+
+_stock_all_reduce_grads = LegacyDistributedDataParallel.all_reduce_grads
+
+
+def average_each_type(self: Any) -> None:
+    """Fairseq's `LegacyDistributedDataParallel.all_reduce_grads`, for the parameters of each type on their own."""
+    if self.accumulate_grads:
+        return
+    if not hasattr(self, "params_by_type"):
+        self.params_by_type = defaultdict(list)
+        for parameter in self.module.parameters():
+            self.params_by_type[parameter.device, parameter.dtype].append(parameter)
+        self.buffers_by_type = {}
+    for kind, params in self.params_by_type.items():
+        if kind not in self.buffers_by_type:
+            self.buffers_by_type[kind] = params[0].new_empty(min(self.buffer_size, sum(p.numel() for p in params)))
+        self.per_device_params, self.buffer = [params], self.buffers_by_type[kind]
+        _stock_all_reduce_grads(self)
+
+
+def repair_legacy_ddp() -> None:
+    """All fairseq versions: `legacy_ddp` adds the gradients of all workers in the type of the first parameter.
+
+    In half precision that rounds the gradients of gates, which are in float32, and those of multipliers overflow.
+    """
+    LegacyDistributedDataParallel.all_reduce_grads = average_each_type
+
+
+_stock_ddp = distributed_fairseq_model.DistributedDataParallel
+
+
+def wrap_for_ddp(module: Any, device_ids: Any = None, output_device: Any = None, **options: Any) -> Any:
+    """Torch's `DistributedDataParallel`, whose arguments it takes; on the CPU without numbers of devices."""
+    if next(module.parameters()).device.type == "cpu":
+        device_ids = output_device = None
+    return _stock_ddp(module, device_ids=device_ids, output_device=output_device, **options)
+
+
+def repair_ddp_on_cpu() -> None:
+    """All fairseq versions: with `pytorch_ddp`, torch refuses the number of a GPU that fairseq gives on the CPU too."""
+    distributed_fairseq_model.DistributedDataParallel = wrap_for_ddp
+
+
+def repair_broadcasts() -> None:
+    """All fairseq versions with torch 2.6 and later: a run on several GPUs cannot go on from its checkpoint.
+
+    The first worker sends it to the others with numbers in the place of tensors, and torch refuses their class.
+    """
+    if hasattr(torch.serialization, "add_safe_globals"):
+        torch.serialization.add_safe_globals([distributed_utils._TensorPlaceholder])

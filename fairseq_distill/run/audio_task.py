@@ -8,6 +8,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask
 
 from .settings import find_run, find_section, find_seed
+from .workers import check_workers
 
 
 @dataclass
@@ -40,6 +41,8 @@ class AudioTask(FairseqTask):
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> "AudioTask":
         """Set the task up; neither data nor teacher is touched."""
+        if not kwargs.get("from_checkpoint"):  # 0.12.2 never says so; what was trained has settings that pass
+            check_workers(find_run(cfg))
         return cls(cfg)
 
     def __init__(self, cfg: Any, **kwargs: Any):

@@ -3,30 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from fairseq import tasks
 from fairseq.distributed import utils as distributed_utils
-from omegaconf import OmegaConf
 
-from ..builders import SMALL, make_waves, write_teacher
-
-
-def build(tmp_path, seed=1, **criterion):
-    """(criterion, student with gates), in training."""
-    model = {**SMALL, "encoder_layers": 2, "mask_prob": 0.5, "mask_length": 3, "prune": ["ffn", "heads"]}
-    adam = {"lr_float": 0.1, "optimizer": {"_name": "adam"}}
-    run = OmegaConf.create(
-        {
-            "common": {"seed": seed},
-            "task": {"_name": "speech_distillation", "data": str(tmp_path), "teacher": write_teacher(tmp_path)},
-            "model": {"_name": "speech_student", "target_sparsity": 0.3, **model},
-            "criterion": {"_name": "speech_distillation", "groups": "[[1],[3]]", "masking": True, **criterion},
-            "optimizer": {"_name": "composite", "groups": {k: adam for k in ("default", "gates", "multipliers")}},
-        }
-    )
-    torch.manual_seed(0)
-    task = tasks.setup_task(run.task)
-    student = task.build_model(run.model)
-    return task.build_criterion(run.criterion), student.train()
+from ..builders import make_waves
+from .training import build_pair
 
 
 def compute(criterion, student, update, seed_of_others, batches=2):
@@ -46,7 +26,7 @@ def compute(criterion, student, update, seed_of_others, batches=2):
 
 @pytest.fixture
 def built(tmp_path):
-    return build(tmp_path)
+    return build_pair(tmp_path)
 
 
 def test_draws_follow_from_the_update_and_the_batch_alone(built):
@@ -59,8 +39,8 @@ def test_draws_follow_from_the_update_and_the_batch_alone(built):
 
 def test_another_seed_of_the_run_draws_otherwise(built, tmp_path):
     first = compute(*built, 3, seed_of_others=1)
-    assert compute(*build(tmp_path), 3, seed_of_others=1) == first
-    assert compute(*build(tmp_path, seed=2), 3, seed_of_others=1) != first
+    assert compute(*build_pair(tmp_path), 3, seed_of_others=1) == first
+    assert compute(*build_pair(tmp_path, seed=2), 3, seed_of_others=1) != first
 
 
 def test_workers_have_the_same_gates_and_other_masks(built, monkeypatch):

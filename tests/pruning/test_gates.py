@@ -289,7 +289,7 @@ def test_gates_of_a_moment_are_distributed_as_those_of_torchs_own_generator():
             log_alpha.fill_(0.3)
     own, seeded = [], []
     torch.manual_seed(0)
-    for update in range(300):
+    for _ in range(300):
         own.append(torch.cat(list(encoder.draw_gates().values())))
     for update in range(300):
         encoder.gates.begin_update(1, update)
