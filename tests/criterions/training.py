@@ -25,7 +25,7 @@ def build_pair(folder, seed=1, **criterion):
             },
             "model": {"_name": "speech_student", "target_sparsity": 0.3, "sparsity_warmup": 2, **model},
             "criterion": {"_name": "speech_distillation", "groups": "[[1],[3]]", "masking": True, **criterion},
-            "optimizer": {"_name": "composite", "groups": {k: adam for k in ("default", "gates", "multipliers")}},
+            "optimizer": {"_name": "composite", "groups": dict.fromkeys(("default", "gates", "multipliers"), adam)},
         }
     )
     torch.manual_seed(0)
