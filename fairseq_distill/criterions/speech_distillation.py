@@ -9,6 +9,7 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from ..distillation.objective import TERMS, Objective, log_means
 from ..distillation.settings import SpeechDistillationCriterionConfig
 from ..distillation.unit_prediction import UnitTargets
+from ..run.logs import read_numbers
 from ..run.moment import Clock
 from ..run.settings import find_seed
 
@@ -88,13 +89,13 @@ class SpeechDistillationCriterion(FairseqCriterion):
     @staticmethod
     def reduce_metrics(logging_outputs: List[Dict[str, Any]]) -> None:
         """Log the loss, every distance of every group and what gates do, each averaged over frames."""
-        frames = sum(log["sample_size"] for log in logging_outputs)
-        metrics.log_scalar("loss", sum(log["loss"] for log in logging_outputs) / frames, frames, round=4)
-        log_means(logging_outputs, frames, "distance", "extra", "gates")
-        predicted = sum(log.get("units_predicted", 0) for log in logging_outputs)
+        sums = read_numbers(logging_outputs)
+        frames = max(sums["sample_size"], 1)
+        metrics.log_scalar("loss", sums["loss"] / frames, frames, round=4)
+        log_means(sums, frames, "distance", "extra", "gates")
+        predicted = sums.get("units_predicted")
         if predicted:
-            correct = sum(log["units_correct"] for log in logging_outputs)
-            metrics.log_scalar("unit_accuracy", correct / predicted, predicted, round=4)
+            metrics.log_scalar("unit_accuracy", sums["units_correct"] / predicted, predicted, round=4)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

@@ -9,6 +9,7 @@ the same bits as without a stop.
 """
 
 import argparse
+import io
 import os
 import random
 import signal
@@ -50,10 +51,9 @@ def aim(kind: str, number: int) -> None:
 
     def write(state: Any, file: Any) -> None:
         if is_due():
-            whole = tempfile.TemporaryFile()
+            whole = io.BytesIO()
             save(state, whole)
-            whole.seek(0)
-            file.write(whole.read()[: whole.tell() // 2])
+            file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
             file.flush()
             die()
         save(state, file)
