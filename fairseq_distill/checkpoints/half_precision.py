@@ -1,4 +1,4 @@
-"""What fairseq's optimizer for half precision leaves out of a checkpoint: the weights in float32, the scale's course."""
+"""What fairseq's half-precision optimizer leaves out of a checkpoint: weights in float32, the scale's course."""
 
 from typing import Any, Dict, List
 
