@@ -80,6 +80,9 @@ def describe_kinds(folder: Path, run: Callable[[List[str]], None]) -> Dict[str, 
         "several teachers": lambda out: distil_line(
             out, data, both, "ensemble", {**STUDENT_SHAPE, "criterion.groups": "[[1],[3]]"}, **common, **crops
         ),
+        "loader workers": lambda out: distil_line(
+            out, data, teacher, **common, **crops, **{"dataset.num_workers": 2, "dataset.data_buffer_size": 2}
+        ),
         "multitask": lambda out: fine_tune_line(out, folder / "labelled", teacher, **common, **multitask),
         "half precision": lambda out: train_line(out, data, teacher, **gated, **half),
     }
