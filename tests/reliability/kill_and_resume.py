@@ -114,7 +114,7 @@ def run_whole(line: List[str], log: Path) -> float:
     begin = time.time()
     status = finish(start(line, log))
     if status:
-        raise SystemExit(f"a run that nobody stops ended with {status}: see {log}\n{log.read_text()[-3000:]}")
+        raise RuntimeError(f"a run that nobody stops ended with {status}: see {log}\n{log.read_text()[-1000:]}")
     return time.time() - begin
 
 
@@ -157,8 +157,12 @@ def try_kind(name: str, describe: Any, folder: Path, args: argparse.Namespace) -
     """All sequences of a kind; prints a line, and what differed; whether all were the same bits."""
     chance, logs = random.Random(args.seed), folder / "logs"
     slug = name.replace(" ", "_")
-    whole = describe(folder / f"{slug}_whole")
-    seconds = run_whole(whole, logs / f"{slug}_whole.txt")
+    try:
+        whole = describe(folder / f"{slug}_whole")
+        seconds = run_whole(whole, logs / f"{slug}_whole.txt")
+    except RuntimeError as error:
+        print(f"{name:<18} {error}", flush=True)
+        return False
     expected = read_pickled(last(find_folder(whole)))
     hows = ["random"] * args.random + [how for how in AIMS for _ in range(args.aimed)]
     same, kills, done = 0, 0, []

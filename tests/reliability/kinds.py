@@ -53,7 +53,7 @@ def describe_kinds(folder: Path, run: Callable[[List[str]], None]) -> Dict[str, 
             assert main(["prune", str(last(folder / "for_stage_2")), str(pruned)]) == 0
         return train_line(out, data, teacher, "dphubert_stage2", model__init=pruned, **common, **crops)
 
-    auto = {"+criterion.clusters": 2, "task.cluster_seconds": 3, **FAST_GATES, "criterion.groups": "auto"}
+    auto = {"criterion.clusters": 2, "task.cluster_seconds": 3, **FAST_GATES, "criterion.groups": "auto"}
     masking = {"+criterion.masking": "true", "+model.mask_prob": 0.6, "+model.mask_length": 3}
     units = {"+criterion.masked_prediction": 1.0, "task.label_dir": folder / "units", "+model.final_dim": 16}
     both = f"'{teacher},{folder / 'other.pt'}'"
