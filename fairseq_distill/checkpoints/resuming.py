@@ -5,7 +5,7 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from fairseq import checkpoint_utils
 from omegaconf import OmegaConf, open_dict
@@ -30,11 +30,12 @@ def repair_resuming() -> None:
 
 
 def load_checkpoint(cfg: Any, trainer: Any, **options: Any) -> Tuple[Any, Any]:
-    """Fairseq's `load_checkpoint`, whose arguments it takes, with two repairs.
+    """Fairseq's `load_checkpoint`, whose arguments it takes, with three repairs.
 
     Where the run's `checkpoint_last.pt` is damaged, or missing beside others, fairseq stops, or begins anew; here the
-    newest intact checkpoint of the folder is taken. And a run that had made all its updates makes none when it is
-    started again, where fairseq makes one more.
+    newest intact checkpoint of the folder is taken. The schedule of rates has heard of the same epochs and losses as in
+    the run that was stopped. And a run that had made all its updates makes none when it is started again, where fairseq
+    makes one more.
 
     Raises:
         UserError: no checkpoint of the folder is intact.
@@ -46,6 +47,8 @@ def load_checkpoint(cfg: Any, trainer: Any, **options: Any) -> Tuple[Any, Any]:
             cfg = OmegaConf.create(OmegaConf.to_container(cfg))  # what the run saves of its settings stays
             cfg.restore_file, cfg.finetune_from_model, cfg.continue_once = instead, None, None
     extra_state, batches = _stock_load(cfg, trainer, **options)
+    if extra_state and not (cfg.reset_optimizer or cfg.reset_lr_scheduler or cfg.reset_dataloader):
+        _tell_schedule(trainer, extra_state)
     _stop_if_finished(trainer)
     return extra_state, batches
 
@@ -128,6 +131,13 @@ def _date(path: Path) -> Optional[Tuple[int, float, Path]]:
 
 def _list(folder: Path, pattern: str) -> List[Path]:
     return [path for path in folder.glob("checkpoint*") if re.fullmatch(pattern, path.name)]
+
+
+def _tell_schedule(trainer: Any, extra_state: Dict[str, Any]) -> None:
+    """Fairseq's schedules hear of an epoch after its checkpoint was saved, and of a resumed one too early."""
+    place = extra_state["train_iterator"]
+    loss = extra_state.get("val_loss") if place["iterations_in_epoch"] == 0 else None
+    trainer.lr_step(max(place["epoch"] - 1, 1), loss)
 
 
 def _stop_if_finished(trainer: Any) -> None:

@@ -114,15 +114,16 @@ def test_where_nothing_is_intact_a_sentence_says_so(tmp_path):
 
 def build_trainer(folder, monkeypatch, max_update=8):
     """What fairseq's `load_checkpoint` sees of a trainer, and what it was given."""
-    trainer = SimpleNamespace(checkpoint_suffix="", given=None, get_num_updates=lambda: 6)
+    trainer = SimpleNamespace(checkpoint_suffix="", given=None, get_num_updates=lambda: 6, extra_state={})
     checkpoint = {"save_dir": str(folder), "restore_file": "checkpoint_last.pt", "no_last_checkpoints": False}
+    checkpoint.update({f"reset_{what}": False for what in ("optimizer", "lr_scheduler", "dataloader")})
     optimization = {"max_update": max_update, "max_epoch": 0}
     trainer.cfg = OmegaConf.create({"checkpoint": checkpoint, "optimization": optimization})
     OmegaConf.set_struct(trainer.cfg, True)
 
     def stock(cfg, trainer):
         trainer.given = cfg.restore_file
-        return {}, "batches"
+        return trainer.extra_state, "batches"
 
     monkeypatch.setattr(resuming, "_stock_load", stock)
     return trainer
@@ -142,6 +143,23 @@ def test_fairseq_is_given_the_replacement_and_saves_its_own_settings(tmp_path, m
     trainer.cfg.checkpoint.restore_file = "other.pt"
     checkpoint_utils.load_checkpoint(trainer.cfg.checkpoint, trainer)
     assert trainer.given == "other.pt"
+
+
+@pytest.mark.parametrize(
+    "epoch, done, told",
+    [(1, 4, (1, None)), (3, 2, (2, None)), (3, 0, (2, 0.5))],  # in the first, in the third, at the second's end
+)
+def test_the_schedule_hears_what_it_had_heard(tmp_path, monkeypatch, epoch, done, told):
+    """fairseq trains epoch 3 after `lr_step(2, loss)`; resumed, it would do so after `lr_step(3)`."""
+    trainer = build_trainer(tmp_path, monkeypatch)
+    heard = []
+    trainer.lr_step = lambda epoch, loss=None: heard.append((epoch, loss))
+    trainer.extra_state = {"train_iterator": {"epoch": epoch, "iterations_in_epoch": done}, "val_loss": 0.5}
+    checkpoint_utils.load_checkpoint(trainer.cfg.checkpoint, trainer)
+    assert heard == [told]
+    trainer.cfg.checkpoint.reset_lr_scheduler = True
+    checkpoint_utils.load_checkpoint(trainer.cfg.checkpoint, trainer)
+    assert heard == [told]
 
 
 @pytest.mark.parametrize("max_update, goes_on", [(8, True), (6, False), (5, False), (0, True)])

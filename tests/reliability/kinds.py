@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, List
 from fairseq_distill.cli.main import main
 
 from ..builders import write_data, write_teacher
-from ..runs import FAST_GATES, GROUPS, STUDENT_SHAPE, distil_line, fine_tune_line, last, train_line, write_labelled
+from ..runs import FAST_GATES, GROUPS, distil_line, fine_tune_line, last, train_line, write_labelled
 
 UPDATES, EVERY = 14, 2
 LENGTHS = (9000, 8000, 7000, 8500, 12_000, 10_000)
@@ -55,7 +55,7 @@ def describe_kinds(folder: Path, run: Callable[[List[str]], None]) -> Dict[str, 
 
     auto = {"criterion.clusters": 2, "task.cluster_seconds": 3, **FAST_GATES, "criterion.groups": "auto"}
     masking = {"+criterion.masking": "true", "+model.mask_prob": 0.6, "+model.mask_length": 3}
-    units = {"+criterion.masked_prediction": 1.0, "task.label_dir": folder / "units", "+model.final_dim": 16}
+    units = {"+criterion.masked_prediction": 1.0, "+task.label_dir": folder / "units", "+model.final_dim": 16}
     both = f"'{teacher},{folder / 'other.pt'}'"
     half = {"common.bf16": "true", "common.fp16_no_flatten_grads": "true"}
     padded = {"task.enable_padding": "true", "task.max_sample_size": "null"}
@@ -78,7 +78,7 @@ def describe_kinds(folder: Path, run: Callable[[List[str]], None]) -> Dict[str, 
             out, data, teacher, **common, **padded, **{"+model.time_reduction": 2}
         ),
         "several teachers": lambda out: distil_line(
-            out, data, both, "ensemble", {**STUDENT_SHAPE, "criterion.groups": "[[1],[3]]"}, **common, **crops
+            out, data, both, "ensemble", {"criterion.groups": "[[1],[3]]"}, **common, **crops
         ),
         "loader workers": lambda out: distil_line(
             out, data, teacher, **common, **crops, **{"dataset.num_workers": 2, "dataset.data_buffer_size": 2}
