@@ -136,7 +136,7 @@ def _list(folder: Path, pattern: str) -> List[Path]:
 def _tell_schedule(trainer: Any, extra_state: Dict[str, Any]) -> None:
     """Fairseq's schedules hear of an epoch after its checkpoint was saved, and of a resumed one too early."""
     place = extra_state["train_iterator"]
-    loss = extra_state.get("val_loss") if place["iterations_in_epoch"] == 0 else None
+    loss = extra_state.get("val_loss") if not place.get("iterations_in_epoch") else None
     trainer.lr_step(max(place["epoch"] - 1, 1), loss)
 
 
