@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Optional, Tuple
 
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask
 
@@ -52,6 +53,15 @@ class AudioTask(FairseqTask):
     def find_seed(self, split: str) -> int:
         """Of a split's crops: the run's in training, 0 elsewhere, so that held-out losses are of the same samples."""
         return find_seed(self.cfg) if split == self.train_split else 0
+
+    def get_batch_iterator(self, *args: Any, **kwargs: Any) -> EpochBatchIterator:
+        """Fairseq's, whose DataLoader workers end with their epoch.
+
+        Every epoch and every validation has an iterator of its own, and on fairseq's main branch its workers lived on.
+        """
+        batches = super().get_batch_iterator(*args, **kwargs)
+        batches.persistent_workers = False
+        return batches
 
     def max_positions(self) -> Tuple[int, int]:
         """Waves of any length."""
