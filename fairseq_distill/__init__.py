@@ -22,8 +22,12 @@ from .compat import repair_fairseq  # noqa: E402
 
 repair_fairseq()
 
+from .checkpoints.half_precision import repair_half_precision  # noqa: E402
+from .checkpoints.resuming import repair_resuming  # noqa: E402
 from .initialization.fine_tuning import guard_fine_tuning  # noqa: E402
 
+repair_resuming()
+repair_half_precision()
 guard_fine_tuning()
 
 # fairseq scans tasks/ and models/ of a user-dir, but never criterions/, and nothing if the package was imported before

@@ -5,6 +5,7 @@ Each repair says which versions need it, so that it can go when they do.
 
 import inspect
 import os
+from collections import defaultdict
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
@@ -13,11 +14,15 @@ import numpy as np
 import torch
 from fairseq.data import bucket_pad_length_dataset, data_utils
 from fairseq.data.audio import raw_audio_dataset
+from fairseq.distributed import LegacyDistributedDataParallel
+from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
-from fairseq.models import MODEL_DATACLASS_REGISTRY
+from fairseq.models import MODEL_DATACLASS_REGISTRY, distributed_fairseq_model
 from fairseq.models.hubert import hubert
 from fairseq.models.hubert.hubert_asr import HubertCtcConfig
 from hydra.core.config_store import ConfigStore
+
+from .output.files import put_in_place
 
 
 def repair_fairseq() -> None:
@@ -28,6 +33,9 @@ def repair_fairseq() -> None:
     repair_masks()
     repair_batches()
     repair_copies()
+    repair_legacy_ddp()
+    repair_ddp_on_cpu()
+    repair_broadcasts()
 
 
 @dataclass
@@ -77,23 +85,27 @@ def draw_mask(
     mask_prob: float,
     mask_length: int,
     *args: Any,
+    generator: Optional[np.random.Generator] = None,
     **kwargs: Any,
 ) -> np.ndarray:
     """Fairseq's `compute_mask_indices`, whose arguments it takes, with two repairs.
 
-    In fairseq main and ve-fairseq 0.12.3 masks come from a generator that the clock seeds; here from NumPy's, which
-    fairseq seeds for each update. And where a wave is so short that its spans cover it, main stops the run and 0.12.2
+    In fairseq main and ve-fairseq 0.12.3 masks come from a generator that the clock seeds, in 0.12.2 from NumPy's,
+    which is seeded once a run and drawn from in two threads; here from `generator`, or else from torch's, which all
+    versions seed for each update. And where a wave is so short that its spans cover it, main stops the run and 0.12.2
     hides the whole wave; here its batch is drawn again with spans of half the length, down to 1, and where even these
     leave no frame, as in a wave of one frame, nothing is masked.
     """
     batch, frames = shape
+    seed = int(torch.randint(2**31, ()) if generator is None else generator.integers(2**31))
     if "seed" in inspect.signature(data_utils.compute_mask_indices).parameters:
-        kwargs = {"seed": int(np.random.randint(2**31)), "epoch": 0, "indices": torch.arange(batch), **kwargs}
+        kwargs = {"seed": seed, "epoch": 0, "indices": torch.arange(batch), **kwargs}
     nothing = np.zeros((batch, frames), dtype=bool)
     padding = nothing if padding_mask is None else padding_mask.cpu().numpy()
     while mask_length >= 1:
         try:
-            mask = data_utils.compute_mask_indices(shape, padding_mask, mask_prob, mask_length, *args, **kwargs)
+            with data_utils.numpy_seed(seed, mask_length):
+                mask = data_utils.compute_mask_indices(shape, padding_mask, mask_prob, mask_length, *args, **kwargs)
         except ValueError:  # all that it raises is about waves too short for their spans
             mask = ~nothing
         if not (mask | padding).all(1).any():
@@ -138,14 +150,67 @@ def copy_whole(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
     partial = f"{dst_path}.{os.getpid()}.partial"
     try:
         copied = _stock_copy(src_path, partial, overwrite)
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, dst_path)
+        put_in_place(partial, dst_path)
     finally:
         Path(partial).unlink(missing_ok=True)
     return copied
 
 
 def repair_copies() -> None:
-    """All fairseq versions: checkpoint_last.pt is a copy, and a kill while it is made left a run that cannot go on."""
+    """All fairseq versions: checkpoint_last.pt is a copy, and a kill while it is made left a run that cannot go on.
+
+    And checkpoints that are written beside their place are renamed before the disk has them.
+    """
     PathManager.copy = staticmethod(copy_whole)
+    PathManager.rename = staticmethod(put_in_place)
+
+
+_stock_all_reduce_grads = LegacyDistributedDataParallel.all_reduce_grads
+
+
+def average_each_type(self: Any) -> None:
+    """Fairseq's `LegacyDistributedDataParallel.all_reduce_grads`, for the parameters of each type on their own."""
+    if self.accumulate_grads:
+        return
+    if not hasattr(self, "params_by_type"):
+        self.params_by_type = defaultdict(list)
+        for parameter in self.module.parameters():
+            self.params_by_type[parameter.device, parameter.dtype].append(parameter)
+        self.buffers_by_type = {}
+    for kind, params in self.params_by_type.items():
+        if kind not in self.buffers_by_type:
+            self.buffers_by_type[kind] = params[0].new_empty(min(self.buffer_size, sum(p.numel() for p in params)))
+        self.per_device_params, self.buffer = [params], self.buffers_by_type[kind]
+        _stock_all_reduce_grads(self)
+
+
+def repair_legacy_ddp() -> None:
+    """All fairseq versions: `legacy_ddp` adds the gradients of all workers in the type of the first parameter.
+
+    In half precision that rounds the gradients of gates, which are in float32, and those of multipliers overflow.
+    """
+    LegacyDistributedDataParallel.all_reduce_grads = average_each_type
+
+
+_stock_ddp = distributed_fairseq_model.DistributedDataParallel
+
+
+def wrap_for_ddp(module: Any, device_ids: Any = None, output_device: Any = None, **options: Any) -> Any:
+    """Torch's `DistributedDataParallel`, whose arguments it takes; on the CPU without numbers of devices."""
+    if next(module.parameters()).device.type == "cpu":
+        device_ids = output_device = None
+    return _stock_ddp(module, device_ids=device_ids, output_device=output_device, **options)
+
+
+def repair_ddp_on_cpu() -> None:
+    """All fairseq versions: with `pytorch_ddp`, torch refuses the number of a GPU that fairseq gives on the CPU too."""
+    distributed_fairseq_model.DistributedDataParallel = wrap_for_ddp
+
+
+def repair_broadcasts() -> None:
+    """All fairseq versions with torch 2.6 and later: a run on several GPUs cannot go on from its checkpoint.
+
+    The first worker sends it to the others with numbers in the place of tensors, and torch refuses their class.
+    """
+    if hasattr(torch.serialization, "add_safe_globals"):
+        torch.serialization.add_safe_globals([distributed_utils._TensorPlaceholder])

@@ -71,6 +71,11 @@ def environment() -> dict:
 
 def distil(out: Path, data: Path, teacher: str, recipe="deep_12x384", shape=STUDENT_SHAPE, check=True, **overrides):
     """Run a recipe for a few updates; returns (finished process, JSON logs)."""
+    return run(distil_line(out, data, teacher, recipe, shape, **overrides), check)
+
+
+def distil_line(out, data, teacher, recipe="deep_12x384", shape=STUDENT_SHAPE, **overrides) -> list:
+    """The command line of `distil`."""
     settings = {
         "+machine": "cpu",
         "task.data": data,
@@ -87,11 +92,16 @@ def distil(out: Path, data: Path, teacher: str, recipe="deep_12x384", shape=STUD
     }
     if recipe == "deep_12x384":
         settings.setdefault("criterion.groups", "[[1],[2],[3]]")
-    return run(command(ROOT / "config" / "distill", recipe, settings), check)
+    return command(ROOT / "config" / "distill", recipe, settings)
 
 
 def train(out, data, teacher, recipe="dphubert", check=True, **overrides):
     """Run a recipe on noise for a few updates; returns (finished process, JSON logs)."""
+    return run(train_line(out, data, teacher, recipe, **overrides), check)
+
+
+def train_line(out, data, teacher, recipe="dphubert", **overrides) -> list:
+    """The command line of `train`."""
     settings = {
         "+machine": "cpu",
         "task.data": data,
@@ -107,7 +117,7 @@ def train(out, data, teacher, recipe="dphubert", check=True, **overrides):
         **(FAST_GATES if recipe == "dphubert" else GROUPS),
         **{key.replace("__", "."): value for key, value in overrides.items()},
     }
-    return run(command(ROOT / "config" / "distill", recipe, settings), check)
+    return command(ROOT / "config" / "distill", recipe, settings)
 
 
 def last(folder):
@@ -117,6 +127,11 @@ def last(folder):
 
 def fine_tune(out: Path, data: Path, init, recipe="kws_sv", check=True, **overrides):
     """Run a recipe for a few updates; returns (finished process, JSON logs)."""
+    return run(fine_tune_line(out, data, init, recipe, **overrides), check)
+
+
+def fine_tune_line(out: Path, data: Path, init, recipe="kws_sv", **overrides) -> list:
+    """The command line of `fine_tune`."""
     settings = {
         "+machine": "cpu",
         "task.data": data,
@@ -129,7 +144,7 @@ def fine_tune(out: Path, data: Path, init, recipe="kws_sv", check=True, **overri
         "hydra.run.dir": out,
         **{key.replace("__", "."): value for key, value in overrides.items()},
     }
-    return run(command(ROOT / "config" / "finetune", recipe, settings), check)
+    return command(ROOT / "config" / "finetune", recipe, settings)
 
 
 def run(line, check=True):

@@ -1,15 +1,17 @@
 """The registered criterion `speech_distillation`: the student's predictions against groups of teacher layers."""
 
-from contextlib import nullcontext
 from typing import Any, Dict, List
 
+import numpy as np
 from fairseq import metrics
 from fairseq.criterions import FairseqCriterion, register_criterion
-from fairseq.data.data_utils import numpy_seed
 
 from ..distillation.objective import TERMS, Objective, log_means
 from ..distillation.settings import SpeechDistillationCriterionConfig
 from ..distillation.unit_prediction import UnitTargets
+from ..run.logs import read_numbers
+from ..run.moment import Clock
+from ..run.settings import find_seed
 
 
 @register_criterion("speech_distillation", dataclass=SpeechDistillationCriterionConfig)
@@ -24,7 +26,7 @@ class SpeechDistillationCriterion(FairseqCriterion):
 
     def __init__(self, cfg: SpeechDistillationCriterionConfig, task: Any):
         super().__init__(task)
-        self.objective = Objective.from_settings(cfg)
+        self.objective, self.clock = Objective.from_settings(cfg), Clock(find_seed(cfg))
         self.masking, self.masked_prediction = cfg.masking, cfg.masked_prediction
         if not self.objective.weights:
             raise ValueError(
@@ -42,8 +44,10 @@ class SpeechDistillationCriterion(FairseqCriterion):
         """
         net_input = sample["net_input"]
         source, padding_mask = net_input["source"], net_input.get("padding_mask")
-        mask_indices = model.sample_mask(source, padding_mask) if self.masking and model.training else None
-        units = self.find_units(model, sample) if self.masked_prediction else None
+        generator = self.begin_batch(model, sample)
+        masked = self.masking and model.training
+        mask_indices = model.sample_mask(source, padding_mask, generator) if masked else None
+        units = self.find_units(model, sample, generator) if self.masked_prediction else None
         targets = self.task.compute_targets(source, padding_mask, mask_indices)
         output = model(source, padding_mask=padding_mask, predict=True, mask_indices=mask_indices, units=units)
         distance = self.objective.measure(output.states, targets, self.task.plan)
@@ -63,23 +67,35 @@ class SpeechDistillationCriterion(FairseqCriterion):
         logging_output["loss"] = loss.detach()
         return loss, frames, logging_output
 
-    def find_units(self, model: Any, sample: Dict[str, Any]) -> UnitTargets:
-        """What masked prediction predicts; in validation masks follow from the rows: all checkpoints have the same."""
+    def train(self, mode: bool = True) -> "SpeechDistillationCriterion":
+        """Fairseq's trainer calls this where an update begins, before its micro-batches."""
+        self.clock.begin_update()
+        return super().train(mode)
+
+    def begin_batch(self, model: Any, sample: Dict[str, Any]) -> np.random.Generator:
+        """Seed a batch's gates; returns what its masks are drawn from: in validation the same for all checkpoints."""
+        if not getattr(model, "training", False):  # a student may be any callable that predicts
+            return np.random.default_rng(sample["id"].tolist() if self.masked_prediction else 0)
+        moment = self.clock.tick(model.num_updates)
+        model.begin_update(moment)
+        return moment.make_generator()
+
+    def find_units(self, model: Any, sample: Dict[str, Any], generator: np.random.Generator) -> UnitTargets:
+        """What masked prediction predicts of a batch, with a mask from `generator`."""
         source, padding_mask = sample["net_input"]["source"], sample["net_input"].get("padding_mask")
-        with nullcontext() if model.training else numpy_seed(*sample["id"].tolist()):
-            mask_indices = model.sample_mask(source, padding_mask)
+        mask_indices = model.sample_mask(source, padding_mask, generator)
         return UnitTargets(sample["target_list"][0], mask_indices, self.task.label_dictionary.pad())
 
     @staticmethod
     def reduce_metrics(logging_outputs: List[Dict[str, Any]]) -> None:
         """Log the loss, every distance of every group and what gates do, each averaged over frames."""
-        frames = sum(log["sample_size"] for log in logging_outputs)
-        metrics.log_scalar("loss", sum(log["loss"] for log in logging_outputs) / frames, frames, round=4)
-        log_means(logging_outputs, frames, "distance", "extra", "gates")
-        predicted = sum(log.get("units_predicted", 0) for log in logging_outputs)
+        sums = read_numbers(logging_outputs)
+        frames = max(sums["sample_size"], 1)
+        metrics.log_scalar("loss", sums["loss"] / frames, frames, round=4)
+        log_means(sums, frames, "distance", "extra", "gates")
+        predicted = sums.get("units_predicted")
         if predicted:
-            correct = sum(log["units_correct"] for log in logging_outputs)
-            metrics.log_scalar("unit_accuracy", correct / predicted, predicted, round=4)
+            metrics.log_scalar("unit_accuracy", sums["units_correct"] / predicted, predicted, round=4)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

@@ -11,6 +11,7 @@ from ..distillation.distances import DISTANCES
 from ..distillation.objective import Objective, log_means
 from ..multitask.heads import NO_LABEL
 from ..multitask.settings import SpeechMultitaskCriterionConfig
+from ..run.logs import read_numbers
 
 
 @register_criterion("speech_multitask", dataclass=SpeechMultitaskCriterionConfig)
@@ -71,20 +72,18 @@ class SpeechMultitaskCriterion(FairseqCriterion):
     @staticmethod
     def reduce_metrics(logging_outputs: List[Dict[str, Any]]) -> None:
         """Log the loss, and for each task loss, accuracy and, where it is learned, the factor of its loss."""
-        utterances = sum(log["sample_size"] for log in logging_outputs)
-        metrics.log_scalar("loss", sum(log["loss"] for log in logging_outputs) / utterances, utterances, round=4)
-        for name in [key[: -len("/count")] for key in logging_outputs[0] if key.endswith("/count")]:
-            parts = ("loss", "correct", "count")
-            sums = {part: sum(log[f"{name}/{part}"] for log in logging_outputs) for part in parts}
-            count = sums["count"]
+        sums = read_numbers(logging_outputs)
+        utterances = max(sums["sample_size"], 1)
+        metrics.log_scalar("loss", sums["loss"] / utterances, utterances, round=4)
+        for name in [key[: -len("/count")] for key in sums if key.endswith("/count")]:
+            count = sums[f"{name}/count"]
             if count > 0:
-                metrics.log_scalar(f"{name}_loss", sums["loss"] / count, count, round=4)
-                metrics.log_scalar(f"{name}_accuracy", sums["correct"] / count, count, round=4)
-            if f"{name}/factor" in logging_outputs[0]:
-                factor = sum(log[f"{name}/factor"] for log in logging_outputs)
-                metrics.log_scalar(f"{name}_factor", factor / utterances, utterances, round=4)
-        if "frames" in logging_outputs[0]:
-            log_means(logging_outputs, sum(log["frames"] for log in logging_outputs))
+                metrics.log_scalar(f"{name}_loss", sums[f"{name}/loss"] / count, count, round=4)
+                metrics.log_scalar(f"{name}_accuracy", sums[f"{name}/correct"] / count, count, round=4)
+            if f"{name}/factor" in sums:
+                metrics.log_scalar(f"{name}_factor", sums[f"{name}/factor"] / utterances, utterances, round=4)
+        if "frames" in sums:
+            log_means(sums, max(sums["frames"], 1))
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

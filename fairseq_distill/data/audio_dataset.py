@@ -7,7 +7,7 @@ from typing import Any, Callable, List, Optional, TypeVar, Union
 
 import numpy as np
 import torch
-from fairseq.data import FairseqDataset, FileAudioDataset, data_utils
+from fairseq.data import FairseqDataset, FileAudioDataset
 
 from ..errors import UserError
 from .audio_file import BrokenAudio, Fault
@@ -32,8 +32,8 @@ class DistillationAudioDataset(FileAudioDataset):
     about once and not tried again. One more than `max_broken` allows raises UserError. The flags are shared with
     DataLoader workers; each process of a distributed run keeps its own.
 
-    Where a batch is cropped follows from its epoch and its rows alone: held-out losses of two checkpoints, which
-    fairseq computes as epoch 1, are of the same samples, and a resumed run crops as one that was not interrupted.
+    Where a wave is cropped follows from seed, epoch and row alone: held-out losses of two checkpoints, which fairseq
+    computes as epoch 1, are of the same samples, and a resumed run crops as one that was not interrupted.
 
     Of a file of more than a minute, longer than `max_sample_size`, only the crop is read, where `read_parts` is set.
     Rows that alone are more than `dataset.max_tokens` are left out with a warning, as many as `max_broken` allows.
@@ -63,6 +63,7 @@ class DistillationAudioDataset(FileAudioDataset):
         )
         self.manifest_path = str(manifest_path)
         self.limit = limit_broken(settings.max_broken, len(self))
+        self.seed = settings.seed
         self.epoch = 1
         self.read_parts = True
         self.labels = labels
@@ -82,6 +83,11 @@ class DistillationAudioDataset(FileAudioDataset):
     def num_broken(self) -> int:
         """Distinct files found broken so far, in this process and its DataLoader workers."""
         return int(self._faults.count_nonzero())
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        """No: a run would keep the batches of the epoch that it started in, which are others after a resume."""
+        return False
 
     def set_epoch(self, epoch: int) -> None:
         """Fairseq calls this before each epoch, and with 1 before each validation."""
@@ -118,10 +124,9 @@ class DistillationAudioDataset(FileAudioDataset):
         fairseq would repeat its first batch in place of an empty one, count its loss, and fail if that one is empty.
         An empty list stays an empty batch: it fills up the last round of a distributed epoch.
         """
-        with data_utils.numpy_seed(self.epoch, *(sample["id"] for sample in samples)):
-            batch = self._collate(samples)
-            while samples and not batch:  # again where a crop of the stand-in cannot be read
-                batch = self._collate([self._find_stand_in(samples[-1]["id"])])
+        batch = self._collate(samples)
+        while samples and not batch:  # again where a crop of the stand-in cannot be read
+            batch = self._collate([self._find_stand_in(samples[-1]["id"])])
         return batch
 
     def size(self, index: int) -> int:
@@ -156,25 +161,24 @@ class DistillationAudioDataset(FileAudioDataset):
         return batch
 
     def _crop(self, sample: dict, longest: int) -> Optional[dict]:
-        """The sample with at most `longest` samples of its wave; with labels, from where a random frame starts.
+        """The sample with at most `longest` samples of its wave, from a random place, and their labels.
 
-        Drawn as fairseq draws, whose collater then finds nothing to crop. None if a part cannot be read.
+        With a generator of its own: fairseq collates in a thread, beside which NumPy's is used by others. None if a
+        part cannot be read.
         """
         wave, labels = sample["source"], self.labels
-        stride = 1 if labels is None else labels.stride
-        excess = max(len(wave) - longest, 0)
-        start = stride * np.random.randint(0, excess // stride + 1) if excess or labels is not None else 0
+        stride = 1 if labels is None else labels.stride  # a crop starts where a frame does
+        generator = np.random.default_rng([self.seed, self.epoch, int(sample["id"])])
+        start = stride * int(generator.integers(max(len(wave) - longest, 0) // stride + 1))
         try:
             part = (
                 wave[start : start + longest] if torch.is_tensor(wave) else _persist(lambda: wave.cut(start, longest))
             )
         except BrokenAudio as error:
-            broken = error
-        else:
-            sample = {**sample, "source": part}
-            return sample if labels is None else {**sample, "labels": labels.cut(sample["labels"], start, len(part))}
-        self._count_broken(sample["id"], broken)
-        return None
+            self._count_broken(sample["id"], error)
+            return None
+        sample = {**sample, "source": part}
+        return sample if labels is None else {**sample, "labels": labels.cut(sample["labels"], start, len(part))}
 
     def _read(self, index: int) -> Union[torch.Tensor, LongWave]:
         size = int(self.sizes[index])

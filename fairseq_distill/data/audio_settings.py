@@ -22,6 +22,7 @@ class AudioSettings:
         num_buckets: number of lengths that batches are padded to, with `pad`; 0 = any.
         max_broken: fraction of the files that may be unusable, from 0 to 1; rounded up to whole files.
         shuffle: random order, among waves of like length.
+        seed: of the places that crops are taken from.
 
     Raises:
         UserError: a value that cannot be, or two that contradict each other.
@@ -35,6 +36,7 @@ class AudioSettings:
     num_buckets: int = 0
     max_broken: float = 0.01
     shuffle: bool = True
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.sample_rate < 1:

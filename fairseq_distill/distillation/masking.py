@@ -2,6 +2,7 @@
 
 from typing import Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,13 +13,19 @@ from ..encoder.model import SpeechEncoder
 FEWEST_SPANS = 2  # as in fairseq's HuBERT
 
 
-def sample_mask(encoder: SpeechEncoder, source: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
+def sample_mask(
+    encoder: SpeechEncoder,
+    source: Tensor,
+    padding_mask: Optional[Tensor] = None,
+    generator: Optional[np.random.Generator] = None,
+) -> Tensor:
     """Frames to mask, drawn as the encoder's `mask_*` settings say: (batch, frames) bool.
 
     Args:
         encoder: the student.
         source: (batch, samples).
         padding_mask: (batch, samples) bool, True = padding, which is not masked, or None.
+        generator: of the random numbers; None = torch's own, on the CPU.
     """
     cfg = encoder.cfg
     shape = (len(source), count_frames(source.size(1), cfg.conv_layers))
@@ -34,5 +41,6 @@ def sample_mask(encoder: SpeechEncoder, source: Tensor, padding_mask: Optional[T
         min_masks=FEWEST_SPANS,
         no_overlap=cfg.no_mask_overlap,
         min_space=cfg.mask_min_space,
+        generator=generator,
     )
     return torch.from_numpy(indices).to(source.device)

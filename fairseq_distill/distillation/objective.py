@@ -1,6 +1,6 @@
 """The objective: student and teacher aligned, padding masked, every term weighed and summed, ready to be logged."""
 
-from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from fairseq import metrics
@@ -107,18 +107,18 @@ def count_valid_frames(like: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
     return (~padding_mask).sum()
 
 
-def log_means(logging_outputs: List[Dict[str, Any]], frames: float, *prefixes: str) -> None:
-    """Log means over `frames` of what logging outputs have sums of, under names "PREFIX/NAME", as NAME.
+def log_means(sums: Mapping[str, float], frames: float, *prefixes: str) -> None:
+    """Log means over `frames` of the sums under names "PREFIX/NAME", as NAME.
 
     Args:
-        logging_outputs: of the batches.
+        sums: of all batches, see `run.logs.read_numbers`.
         frames: in all batches.
         *prefixes: default: those of `Distance.to_log`.
     """
-    for key in logging_outputs[0]:
+    for key, value in sums.items():
         prefix, _, name = key.partition("/")
         if prefix in (prefixes or (LOGGED,)):
-            metrics.log_scalar(name, sum(log[key] for log in logging_outputs) / frames, frames, round=4)
+            metrics.log_scalar(name, value / frames, frames, round=4)
 
 
 def check_objective(criterion: Any, groups: Sequence[Group], model_cfg: Any) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import List, Optional, Union
 
 import numpy as np
-from fairseq.distributed import utils as distributed_utils
 
 from ..checkpoints.reading import load_encoder
 from ..data.speech_sample import SpeechSample
 from ..encoder.config import EncoderConfig
 from ..encoder.layer_groups import format_groups
 from ..errors import UserError
+from ..run.workers import ask_first_worker
 from .clustering import LayerClusters, cluster_layers
 from .fingerprint import fingerprint_weights
 from .similarity import compute_similarity
@@ -55,12 +55,7 @@ def find_groups(request: ClusterRequest, folder: Union[str, Path], device: str =
             "criterion.groups=auto needs criterion.clusters, the number of groups: fairseq-distill clusters shows the "
             "groups for every number, with a picture"
         )
-    groups: List[List[int]] = []  # from the first process
-    if distributed_utils.get_global_rank() == 0:
-        groups = _read_or_compute(request, Path(folder) / FILE, device)
-    if distributed_utils.get_global_world_size() > 1:
-        groups = distributed_utils.broadcast_object(groups, src_rank=0, group=distributed_utils.get_global_group())
-    return groups
+    return ask_first_worker(lambda: _read_or_compute(request, Path(folder) / FILE, device))
 
 
 def _read_or_compute(request: ClusterRequest, path: Path, device: str) -> List[List[int]]:

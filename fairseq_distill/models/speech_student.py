@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
 
+import numpy as np
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from ..initialization.start import LIKE_INIT, STANDALONE, Start, check_rate
 from ..pruning.expected_size import METRICS
 from ..pruning.gates import add_gates, get_gates
 from ..pruning.size_loss import SizeLoss
+from ..run.moment import Moment
 from ..run.ranges import FRACTION, NOT_NEGATIVE, POSITIVE
 from ..run.settings import find_run, settle
 
@@ -126,6 +128,7 @@ class SpeechStudent(SpeechEncoder):
 
     def __init__(self, cfg: SpeechStudentConfig, task_cfg: Any = None, dictionaries=()):
         super().__init__(EncoderConfig.from_settings(cfg), task_cfg, dictionaries)
+        self.num_updates = 0
         self.plan = PredictionPlan.from_settings(cfg, self.depth)
         self.prediction_head = self._build_heads(cfg) if self.plan.groups else None
         add_gates(self)
@@ -231,12 +234,20 @@ class SpeechStudent(SpeechEncoder):
     def set_num_updates(self, num_updates: int) -> None:
         """Fairseq tells the number of updates done so far: the target of the size depends on it."""
         super().set_num_updates(num_updates)
+        self.num_updates = num_updates
         if self.size_loss is not None:
             self.size_loss.num_updates = num_updates
 
-    def sample_mask(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
+    def sample_mask(
+        self, source: Tensor, padding_mask: Optional[Tensor] = None, generator: Optional[np.random.Generator] = None
+    ) -> Tensor:
         """`masking.sample_mask` of this student."""
-        return sample_mask(self, source, padding_mask)
+        return sample_mask(self, source, padding_mask, generator)
+
+    def begin_update(self, moment: Moment) -> None:
+        """Draw the gates of a micro-batch from what follows from `moment`, alike on all workers."""
+        if self.gates is not None:
+            get_gates(self).begin_update(moment.seed, moment.update, moment.micro_batch)
 
     def freeze_unreached(self, masked: bool = False, whole: bool = False) -> None:
         """Take out of training what distillation does not reach: what lies behind all taps, and the mask embedding.

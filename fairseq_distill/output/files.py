@@ -6,8 +6,10 @@ from typing import Callable, Union
 
 from ..errors import UserError
 
+PathLike = Union[str, Path]
 
-def write_whole(path: Union[str, Path], write: Callable[[Path], object]) -> None:
+
+def write_whole(path: PathLike, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, of the same ending, and put it in the place of `path`; makes the folder.
 
     Raises:
@@ -19,8 +21,28 @@ def write_whole(path: Union[str, Path], write: Callable[[Path], object]) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(partial)
-            os.replace(partial, path)
+            put_in_place(partial, path)
         finally:
             partial.unlink(missing_ok=True)
     except (OSError, ValueError, RuntimeError) as error:  # torch raises the last where there is no room
         raise UserError(f"{path} cannot be written: {error}") from error
+
+
+def put_in_place(partial: PathLike, path: PathLike) -> None:
+    """Rename a file onto another of its folder; it is on the disk before, and so is the new name when this returns.
+
+    Without that, a power failure can leave the name with an empty file.
+    """
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    try:
+        folder = os.open(Path(path).parent, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(folder)
+    except OSError:  # nor do some network file systems write them
+        pass
+    finally:
+        os.close(folder)

@@ -1,7 +1,8 @@
 """The gates of an encoder: one for each conv channel, head, FFN neuron or whole part, as `cfg.prune` says."""
 
-from typing import Dict, List, Mapping, NamedTuple, Tuple, cast
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,6 +46,7 @@ class Gates(EncoderGates):
     def __init__(self, cfg: EncoderConfig):
         super().__init__()
         self.frozen = False
+        self._moment: Optional[List[int]] = None
         self.full = count_places(cfg)
         self.axes = {name: list_gated_axes(cfg, name) for name in PRUNABLE}
         sizes = {
@@ -63,12 +65,33 @@ class Gates(EncoderGates):
         """Sampling with True, unless frozen."""
         return super().train(mode and not self.frozen)
 
+    def begin_update(self, seed: int, update: int, micro_batch: int = 0) -> None:
+        """Let what is drawn next follow from these numbers: alike on all workers, and in a run that was resumed.
+
+        Without it, gates come from torch's own generator, of which dropout takes more or less with the batch's size.
+
+        Args:
+            seed: of the run.
+            update: number of updates done before.
+            micro_batch: number of the batch within the update, from 0.
+        """
+        self._moment = [seed, update, micro_batch, 0]
+
+    def _make_generator(self) -> Optional[torch.Generator]:
+        """Of the next pass, the generator that its moment asks for; kept as numbers, for copies of the model."""
+        if self._moment is None or not self.training:
+            return None
+        seed = np.random.SeedSequence(self._moment).generate_state(1, np.uint64)[0] >> np.uint64(1)
+        self._moment[-1] += 1
+        return torch.Generator(self.device).manual_seed(int(seed))
+
     def draw(self) -> GateValues:
         """Gates for one forward pass: sampled in training, else fixed; those of whole parts are factors on others."""
+        generator = self._make_generator()
         drawn = {
             Axis(name, index): values
             for name, kind in self.kinds.items()
-            for index, values in enumerate(kind())
+            for index, values in enumerate(kind(generator))
             if len(values)
         }
         for part, within in _list_parts():

@@ -1,7 +1,7 @@
 """The hard concrete distribution of gates from 0 to 1 (Louizos et al., 1712.01312; used by DPHuBERT, 2305.17651)."""
 
 import math
-from typing import Sequence
+from typing import Optional, Sequence
 
 import torch
 import torch.nn as nn
@@ -69,10 +69,10 @@ class HardConcrete(Float32Module):
         self.log_alpha = nn.Parameter(torch.empty(sum(self.sizes)).normal_().mul_(0.01).add_(mean))
         self.log_alpha.param_group = "gates"  # type: ignore[attr-defined]  # for fairseq's composite optimizer
 
-    def forward(self) -> Sequence[Tensor]:
+    def forward(self, generator: Optional[torch.Generator] = None) -> Sequence[Tensor]:
         """The gates of each layer, (places,): a new sample in training, the same every time in evaluation."""
         if self.training:
-            uniform = torch.empty_like(self.log_alpha).uniform_(EPSILON, 1 - EPSILON)
+            uniform = torch.empty_like(self.log_alpha).uniform_(EPSILON, 1 - EPSILON, generator=generator)
             return sample_gates(self.log_alpha, uniform).split(self.sizes)
         return [evaluation_gates(log_alpha) for log_alpha in self.log_alpha.split(self.sizes)]
 

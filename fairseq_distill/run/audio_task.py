@@ -3,15 +3,17 @@
 import logging
 import sys
 from dataclasses import dataclass, field
-from typing import Any, List, Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from .ranges import COUNT, FRACTION, NOT_NEGATIVE
-from .settings import find_run, find_section
+from .settings import find_run, find_section, find_seed
+from .workers import check_workers
 
 logger = logging.getLogger(__name__)
 
@@ -58,17 +60,32 @@ class AudioTask(FairseqTask):
         num_not_finite: batches whose loss was not finite, in this process.
     """
 
-    def __init__(self, cfg: Any):
-        super().__init__(cfg)
+    def __init__(self, cfg: Any, **kwargs: Any):
+        super().__init__(cfg, **kwargs)
         self.train_split = (find_section(find_run(cfg), "dataset") or {}).get("train_subset", "train")
         self.num_not_finite = 0
-        self._last_loss: Optional[Tuple[int, List[int], Tensor]] = None
+        self._last_loss: Optional[Tuple[int, Tensor, Tensor]] = None  # update, rows, loss
         self._told: set = set()
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> "AudioTask":
         """Set the task up; neither data nor teacher is touched."""
+        if not kwargs.get("from_checkpoint"):  # 0.12.2 never says so; what was trained has settings that pass
+            check_workers(find_run(cfg))
         return cls(cfg)
+
+    def find_seed(self, split: str) -> int:
+        """Of a split's crops: the run's in training, 0 elsewhere, so that held-out losses are of the same samples."""
+        return find_seed(self.cfg) if split == self.train_split else 0
+
+    def get_batch_iterator(self, *args: Any, **kwargs: Any) -> EpochBatchIterator:
+        """Fairseq's, whose DataLoader workers end with their epoch.
+
+        Every epoch and every validation has an iterator of its own, and on fairseq's main branch its workers lived on.
+        """
+        batches = super().get_batch_iterator(*args, **kwargs)
+        batches.persistent_workers = False
+        return batches
 
     def train_step(
         self, sample: Any, model: Any, criterion: Any, optimizer: Any, update_num: int, ignore_grad: bool = False
@@ -83,7 +100,7 @@ class AudioTask(FairseqTask):
             sample, model, criterion, optimizer, update_num, ignore_grad
         )
         if not ignore_grad:
-            self._last_loss = update_num, sample["id"].tolist(), loss.detach()
+            self._last_loss = update_num, sample["id"], loss.detach()
         return loss, sample_size, logging_output
 
     def _name_not_finite(self) -> None:
@@ -91,7 +108,7 @@ class AudioTask(FairseqTask):
         last, self._last_loss = self._last_loss, None
         if last is None or bool(torch.isfinite(last[2]).all()):
             return
-        update_num, ids, _ = last
+        update_num, ids = last[0], last[1].tolist()
         key = update_num, *ids
         if key not in self._told:
             self._told.add(key)

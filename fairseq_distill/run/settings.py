@@ -23,6 +23,11 @@ def find_section(run: Any, section: str) -> Any:
     return run[section] if section in run else None  # noqa: SIM401
 
 
+def find_seed(part: Any) -> int:
+    """The seed of the run that a section belongs to, `common.seed`; fairseq's default without a run."""
+    return int((find_section(find_run(part), "common") or {}).get("seed", 1))
+
+
 def read_run_settings(part: Any, section: str, defaults: Any) -> Any:
     """Another section of the run that `part` belongs to, over `defaults`, a dataclass; other fields are left out."""
     given = find_section(find_run(part), section)

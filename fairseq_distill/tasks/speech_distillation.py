@@ -134,6 +134,7 @@ class SpeechDistillationTask(AudioTask):
             normalize=bool(cfg.normalize),
             num_buckets=cfg.num_batch_buckets,
             max_broken=cfg.max_broken,
+            seed=self.find_seed(split),
         )
         manifest = os.path.join(make_absolute(cfg.data), f"{split}.tsv")
         self.datasets[split] = load_audio_dataset(manifest, settings, labels)

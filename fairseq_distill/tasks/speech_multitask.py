@@ -125,6 +125,7 @@ class SpeechMultitaskTask(AudioTask):
                 pad=cfg.enable_padding,
                 normalize=self.normalize,
                 max_broken=cfg.max_broken,
+                seed=self.find_seed(split),
             ),
             augmentation=self._build_augmentation(min_samples) if training else None,
             training=training,

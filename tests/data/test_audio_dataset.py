@@ -1,13 +1,15 @@
 """The dataset: broken files are skipped with right counts, good ones come out as fairseq's own dataset gives them."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from fairseq.data import FileAudioDataset, data_utils
+from fairseq.data import FileAudioDataset
 from fairseq.data.iterators import EpochBatchIterator
+from fairseq.tasks import FairseqTask
 from torch.utils.data import DataLoader
 
 from fairseq_distill.data import audio_file
@@ -47,25 +49,34 @@ def test_every_kind_is_skipped_and_named_once(tmp_path, caplog, normalize):
         assert f"{[b[2] for b in broken].count(label)} {label}" in text
 
 
+@pytest.mark.parametrize("longest", [6000, None])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_good_files_equal_fairseqs_own(tmp_path, normalize):
+def test_good_files_equal_fairseqs_own(tmp_path, monkeypatch, normalize, longest):
     rows = good_rows(tmp_path, [5000, 8000, 6500])
     soundfile.write(tmp_path / "stereo.wav", make_noise(14000).reshape(7000, 2), RATE)
     rows += [("stereo.wav", 7000), (write_zip(tmp_path, "all.zip", "good1.flac"), 8000)]
-    kwargs = dict(min_sample_size=400, max_sample_size=6000, normalize=normalize, num_buckets=2, pad=True)
+    kwargs = dict(min_sample_size=400, max_sample_size=longest, normalize=normalize, num_buckets=2, pad=True)
     ours = build(tmp_path, rows, **kwargs)
     stock = FileAudioDataset(tmp_path / "train.tsv", RATE, **kwargs)
     for index in range(len(rows)):
         assert torch.equal(ours[index]["source"], stock[index]["source"])
     batches = [ours.collater([ours[i] for i in range(len(rows))])]
-    with data_utils.numpy_seed(1, *range(len(rows))):  # the first epoch
-        batches.append(stock.collater([stock[i] for i in range(len(rows))]))
-    assert batches[0].keys() == batches[1].keys()
+    # fairseq draws other places: it gets ours
+    places = iter(batches[0]["net_input"]["source"][1:] if longest else [])
+    monkeypatch.setattr(stock, "crop_to_max_size", lambda wave, size: find_part(wave, next(places), size))
+    batches.append(stock.collater([stock[i] for i in range(len(rows))]))
+    assert batches[0].keys() == batches[1].keys() and next(places, None) is None
     for key, value in batches[1]["net_input"].items():
         assert torch.equal(batches[0]["net_input"][key], value)
 
 
-def test_crops_follow_from_the_epoch_and_the_rows_alone(tmp_path):
+def find_part(wave, part, size):
+    """The place in a wave where `part` begins, as `size` samples of the wave."""
+    (start,) = (wave.unfold(0, size, 1) == part[:size]).all(1).nonzero().flatten().tolist()
+    return wave[start : start + size]
+
+
+def test_crops_follow_from_the_seed_the_epoch_and_the_rows_alone(tmp_path):
     dataset = build(tmp_path, good_rows(tmp_path, [5000, 8000, 9000]), max_sample_size=2000, pad=False)
 
     def read(epoch, shuffle=True):
@@ -80,9 +91,33 @@ def test_crops_follow_from_the_epoch_and_the_rows_alone(tmp_path):
         assert torch.equal(wave, again[ids])
         assert not torch.equal(wave, second[ids])
     assert any(torch.equal(first[(2,)][0], part) for part in dataset[2]["source"].unfold(0, 2000, 1))
-    state = np.random.get_state()[1].copy()
-    dataset.collater([dataset[0]])
-    assert np.array_equal(np.random.get_state()[1], state)
+    alone = dataset.collater([dataset[1]])["net_input"]["source"][0]
+    dataset.set_epoch(1)
+    beside = dataset.collater([dataset[1], dataset[2]])["net_input"]["source"][0]
+    assert torch.equal(beside, first[(0, 1)][1]) and not torch.equal(beside, alone), "alone it was the second epoch's"
+    dataset.seed = 7
+    assert not torch.equal(dataset.collater([dataset[1]])["net_input"]["source"][0], beside)
+
+
+def test_a_crop_neither_reads_nor_changes_numpys_own_generator(tmp_path, monkeypatch):
+    """fairseq collates in a thread, while masks may be drawn in the other."""
+    dataset = build(tmp_path, good_rows(tmp_path, [5000, 8000]), max_sample_size=2000)
+    for name in ("seed", "set_state", "get_state", "randint", "random", "choice"):
+        monkeypatch.setattr(np.random, name, None)
+    assert dataset.collater([dataset[0], dataset[1]])["net_input"]["source"].shape == (2, 2000)
+
+
+def test_batches_of_an_epoch_are_those_of_a_run_that_starts_in_it(tmp_path):
+    """fairseq keeps the batches of the first epoch otherwise, and a resumed run then has others than were saved."""
+
+    def read(epochs):
+        dataset, task = build(tmp_path, rows, pad=True), FairseqTask(SimpleNamespace())
+        for epoch in epochs:
+            iterator = task.get_batch_iterator(dataset, max_sentences=2, seed=1, epoch=epoch)
+        return [batch["id"].tolist() for batch in iterator.next_epoch_itr()]
+
+    rows = good_rows(tmp_path, [5000] * 8)
+    assert read([1, 2, 3]) == read([3]) != read([1])
 
 
 def test_padding_and_cropping_ignore_broken_files(tmp_path):

@@ -1,5 +1,6 @@
 """The gated forward, which scales weights, against one that multiplies activations, as papers write it."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -259,3 +260,41 @@ def test_frozen_gates_stay_as_in_evaluation():
     x.pow(2).mean().backward()
     assert all(p.grad is None and not p.requires_grad for p in encoder.gates.parameters())
     assert encoder.encoder.layers[0].fc2.weight.grad.abs().max() > 0 and encoder.encoder.layers[0].training
+
+
+def test_gates_follow_from_the_moment_whatever_else_was_drawn():
+    def draw(encoder, moment, taken, passes=1):
+        torch.manual_seed(taken)
+        torch.rand(taken)  # dropout takes more or less with the batch's size
+        encoder.gates.begin_update(*moment)
+        return [torch.cat(list(encoder.draw_gates().values())) for _ in range(passes)]
+
+    encoder = build_gated().train()
+    state = torch.get_rng_state()
+    first, later = draw(encoder, (1, 5, 0), 3, passes=2)
+    assert torch.equal(draw(encoder, (1, 5, 0), 9)[0], first)
+    assert torch.equal(draw(copy.deepcopy(encoder), (1, 5, 0), 9)[0], first)
+    others = [later, *(draw(encoder, moment, 3)[0] for moment in ((2, 5, 0), (1, 6, 0), (1, 5, 1)))]
+    assert all(not torch.equal(first, other) for other in others)
+    assert not torch.equal(state, torch.get_rng_state())
+    state = torch.get_rng_state()
+    encoder.draw_gates()
+    assert torch.equal(state, torch.get_rng_state()), "nothing is taken from torch's own generator"
+
+
+def test_gates_of_a_moment_are_distributed_as_those_of_torchs_own_generator():
+    encoder = build_gated().train()
+    with torch.no_grad():
+        for log_alpha in encoder.gates.parameters():
+            log_alpha.fill_(0.3)
+    own, seeded = [], []
+    torch.manual_seed(0)
+    for _ in range(300):
+        own.append(torch.cat(list(encoder.draw_gates().values())))
+    for update in range(300):
+        encoder.gates.begin_update(1, update)
+        seeded.append(torch.cat(list(encoder.draw_gates().values())))
+    own, seeded = torch.stack(own).flatten(), torch.stack(seeded).flatten()
+    quantiles = torch.linspace(0.05, 0.95, 10)
+    torch.testing.assert_close(own.quantile(quantiles), seeded.quantile(quantiles), atol=0.03, rtol=0)
+    assert (seeded == 0).float().mean() > 0.1 and (seeded == 1).float().mean() > 0.1
