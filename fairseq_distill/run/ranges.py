@@ -25,7 +25,8 @@ class Range(NamedTuple):
     def holds(self, value: float) -> bool:
         """Whether a value is inside; infinity and NaN never are."""
         enough = value > self.low if self.above else value >= self.low
-        return math.isfinite(value) and enough and (self.high is None or value <= self.high)
+        finite = isinstance(value, int) or math.isfinite(value)  # which fails on whole numbers beyond floats
+        return finite and enough and (self.high is None or value <= self.high)
 
     def __str__(self) -> str:
         low = f"above {self.low:,}" if self.above else f"at least {self.low:,}"
