@@ -38,18 +38,18 @@ _PAUSE = 2.5  # seconds, fairseq's
 
 def repair_endings() -> None:
     """Put in place what this module holds; all versions of fairseq and hydra need it."""
-    compact = hydra_utils.CompactHydraException
-    hydra_utils.CompactHydraException = (compact, UserError)  # whose message hydra prints without a traceback
+    hydra: Any = hydra_utils
+    hydra.CompactHydraException = (hydra.CompactHydraException, UserError)  # whose message it prints without traceback
     checkpoint_utils.torch_persistent_save, checkpoint_utils._torch_persistent_save = save_whole, write_anew
     checkpoint_utils.verify_checkpoint_directory = check_folder
     Trainer._log_oom = count_left_out
-    program = sys.modules.get(_TRAINING)
+    program: Any = sys.modules.get(_TRAINING)
     if program is not None:
         program.train = _explain(program.train)
         for name in ("__init__", "load_checkpoint"):  # the weights go to the GPU, with the optimizer's state
             setattr(Trainer, name, _explain(getattr(Trainer, name)))
         sys.excepthook = end
-        logging.FileHandler.handleError = tell_once
+        logging.FileHandler.handleError = tell_once  # type: ignore[method-assign,assignment]
 
 
 def save_whole(state: Any, filename: str, async_write: bool = False) -> None:
@@ -132,8 +132,8 @@ def tell_once(self: logging.FileHandler, record: logging.LogRecord) -> None:
     error = sys.exc_info()[1]
     if not isinstance(error, OSError):
         _stock_handle_error(self, record)
-    elif not getattr(self, "told", False):
-        self.told = True
+    elif not vars(self).get("told"):
+        vars(self)["told"] = True
         print(f"{self.baseFilename} cannot be written: {find_reason(error)}; the run goes on", file=sys.stderr)
 
 

@@ -3,8 +3,8 @@
     python -m tests.reliability.soak --steps 3000
 
 Prints a line every 100 steps: resident memory, what of it tensors hold, Python's objects, and milliseconds a step (the
-median, of this process's own time, as others come between). Exits with 1 where memory after the last step is more than 1 % above that
-after the first 500.
+median, of this process's own time, as others come between). Exits with 1 where memory after the last step is more than
+1 % above that after the first 500.
 """
 
 import argparse
