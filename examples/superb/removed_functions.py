@@ -95,7 +95,7 @@ def load(
     channels_first: bool = True,
     **kwargs: Any,
 ) -> Tuple[Tensor, int]:
-    """torchaudio's `load` by soundfile: (channels, frames) float32 between -1 and 1, and the sample rate."""
+    """A file by soundfile, as torchaudio's `load` has it: (channels, frames) float32 between -1 and 1, and the sample rate."""
     if not normalize:
         raise UserError(f"{uri}: torchaudio.load without normalisation needs torchcodec: pip install torchcodec")
     data, rate = soundfile.read(str(uri), num_frames, frame_offset, dtype="float32", always_2d=True)
@@ -104,7 +104,7 @@ def load(
 
 
 def save(uri: PathLike, src: Tensor, sample_rate: int, channels_first: bool = True, **kwargs: Any) -> None:
-    """torchaudio's `save` by soundfile: 16 bits, or what its format has by default."""
+    """Write a wave by soundfile, as torchaudio's `save` does: 16 bits, or what its format has by default."""
     wave = src.detach().cpu()
     soundfile.write(str(uri), (wave.t() if channels_first else wave).numpy(), sample_rate)
 
