@@ -29,9 +29,10 @@ class _AbsentType(type):
         return _make_absent(f"{cls.__module__}.{cls.__name__}", name)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        package = cls.__module__.partition(".")[0]
+        absent = next(base for base in cls.__mro__ if base.__module__.partition(".")[0] in PACKAGES)
+        package = absent.__module__.partition(".")[0]
         raise UserError(
-            f"s3prl calls {cls.__module__}.{cls.__name__} ({PACKAGES[package]}), and {package} is not installed: "
+            f"s3prl calls {absent.__module__}.{absent.__name__} ({PACKAGES[package]}), and {package} is not installed: "
             f"pip install {package}"
         )
 

@@ -3,9 +3,8 @@
     python examples/superb/count_macs.py CKPT
 
 The leaderboard's own script (https://github.com/B06901052/DeepSpeed, branch superb-challenge) runs the model and adds
-up what torch's functions multiply; here the count follows from the settings, as in `fairseq-distill info`. It lies about
-0.2 % below for HuBERT Base: the script also counts norms, softmax and other element-wise work. And it is from 2022: of
-attention that is one call of `scaled_dot_product_attention`, as in this package, it does not see the two products.
+up what torch's functions multiply; here the count follows from the settings, as in `fairseq-distill info`.
+docs/superb.md says how near the two are, and where they part.
 """
 
 import argparse

@@ -95,7 +95,7 @@ def load(
     channels_first: bool = True,
     **kwargs: Any,
 ) -> Tuple[Tensor, int]:
-    """A file by soundfile, as torchaudio's `load` has it: (channels, frames) float32 between -1 and 1, and the sample rate."""
+    """A file by soundfile, as torchaudio's `load` has it: (channels, frames) float32 in -1..1, and its sample rate."""
     if not normalize:
         raise UserError(f"{uri}: torchaudio.load without normalisation needs torchcodec: pip install torchcodec")
     data, rate = soundfile.read(str(uri), num_frames, frame_offset, dtype="float32", always_2d=True)

@@ -49,7 +49,7 @@ class UpstreamExpert(UpstreamBase):
         return self.encoder.cfg.frame_stride
 
     def forward(self, wavs: List[Tensor]) -> Dict[str, Any]:
-        """ "hidden_states", depth + 1 of (batch, frames, width), and "last_hidden_state", of waves (samples,) each."""
+        """Of waves (samples,) each: "hidden_states", depth + 1 of (batch, frames, width), and "last_hidden_state"."""
         if self.normalize:
             wavs = [F.layer_norm(wav, wav.shape) for wav in wavs]
         waves = pad_sequence(list(wavs), batch_first=True)
