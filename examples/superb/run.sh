@@ -56,7 +56,6 @@ for name in "$@"; do
     measure "$name.macs.json" python "$here/count_macs.py" "${encoders[$name]}" --json
     run_recipe SuperbKS "$name" --prepare_data.gsc1 "$layouts/speech_commands" \
         --prepare_data.gsc1_test "$layouts/speech_commands_test"
-    run_recipe SuperbSID "$name" --prepare_data.dataset_root "$layouts/voxceleb1" --prepare_data.n_jobs 1 \
-        --train.gradient_accumulate 1
+    run_recipe SuperbSID "$name" --prepare_data.dataset_root "$layouts/voxceleb1" --train.gradient_accumulate 1
 done
 python "$here/print_table.py" "$WORK"

@@ -17,6 +17,7 @@ from typing import List
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import absent_packages
+import joblib
 import removed_functions
 
 from fairseq_distill.errors import UserError
@@ -28,6 +29,8 @@ def prepare() -> None:
         raise UserError("s3prl is not installed: pip install 'fairseq-distill[superb]' (s3prl 0.4.18)")
     removed_functions.install()
     absent_packages.install()
+    # joblib's own processes start anew, without what is put back here
+    joblib.parallel_config("threading")
     from s3prl import hub
     from upstream import fairseq_distill
 
