@@ -29,7 +29,7 @@ FAIRSEQ = [
 
 PLOTS = ["matplotlib"]
 
-# s3prl's recipes for examples/superb. It needs omegaconf 2.1 or later, which fairseq 0.12.2, for older Pythons, cannot have.
+# s3prl's recipes, for examples/superb. It needs omegaconf 2.1, which fairseq 0.12.2, for older Pythons, cannot have.
 SUPERB = [
     f"{name}; python_version >= '3.11'"
     for name in (

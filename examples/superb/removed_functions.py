@@ -7,7 +7,6 @@ torchaudio 2.9 lost its backends, `info` and `sox_effects`, and needs torchcodec
 import argparse
 import importlib.util
 import sys
-from collections import OrderedDict, defaultdict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, List, Optional, Sequence, Tuple, Union
@@ -27,7 +26,7 @@ def install() -> None:
     _restore_torchaudio()
     _restore_huggingface_hub()
     # in s3prl's own checkpoints, which it reads back to go on or to evaluate
-    torch.serialization.add_safe_globals([argparse.Namespace, defaultdict, OrderedDict, list])
+    torch.serialization.add_safe_globals([argparse.Namespace])
 
 
 def _restore_torchaudio() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+import yaml
 
 from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.encoder.size import count_size, measure_parts
@@ -178,6 +179,30 @@ def test_recipes_run_to_their_results():
         again = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
         assert again.returncode == 0 and again.stdout.count(": skipped, ") == 6, again.stdout
         assert again.stdout.splitlines()[-4:] == done.stdout.splitlines()[-4:]
+        check_run_downstream(work, commands.folder / "python", environment)
+
+
+def check_run_downstream(work, python, environment):
+    """s3prl's older way to the same task: trains, then opens its own checkpoint and measures the same."""
+    layouts_of = {f"speech_commands{end}_root": f"{work}/superb/layouts/speech_commands{end}" for end in ("", "_test")}
+    every = dict.fromkeys(("total_steps", "log_step", "eval_step", "save_step"), 2)
+    config = {
+        "runner": {**every, "gradient_clipping": 1, "gradient_accumulate_steps": 1, "max_keep": 1},
+        "optimizer": {"name": "Adam", "lr": 1e-4},
+        "downstream_expert": {
+            "datarc": {**layouts_of, "num_workers": 0, "batch_size": 8},
+            "modelrc": {"projector_dim": 8, "select": "UtteranceLevel", "UtteranceLevel": {"pooling": "MeanPooling"}},
+        },
+    }
+    config["runner"]["eval_dataloaders"] = ["dev", "test"]
+    (work / "config.yaml").write_text(yaml.safe_dump(config))
+    trained = "-m train -d speech_commands -u fairseq_distill -k student.pt -c config.yaml -p older --device cpu"
+    for options in (trained, "-m evaluate -t test -e older/states-2.ckpt --device cpu"):
+        command = [python, EXAMPLE / "run_s3prl.py", *options.split()]
+        done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    measured = [float(value) for value in re.findall(r"test at step \d+: (\S+)", (work / "older/log.log").read_text())]
+    assert len(measured) == 2 and measured[0] == measured[1]
 
 
 @pytest.mark.parametrize("given", ["DATA", "TEACHER"])
