@@ -14,7 +14,10 @@ _PADDED = (75, 49, 20)
 
 
 class Reader(Protocol):
-    """The network of an exported file as other code runs it."""
+    """The network of an exported file as other code runs it.
+
+    One that has `normalizes` = True is given waves as they are, as it normalises them itself if they are to be.
+    """
 
     def __call__(self, waves: Tensor, padding_mask: Optional[Tensor]) -> List[Tensor]:
         """Waves (batch, samples), normalised if they are to be, to the states of `list_states`."""
@@ -62,7 +65,8 @@ def _make_waves(encoder: SpeechEncoder, frames: Tuple[int, ...]) -> Iterator[Ten
 def _measure(encoder: SpeechEncoder, reader: Reader, waves: Tensor, padding_mask: Optional[Tensor]) -> float:
     output = encoder.encode(waves, padding_mask)
     ours = list_states([require(hidden) for hidden in output.hidden], require(output.x))
-    theirs = reader(normalize_wave(waves, padding_mask) if encoder.normalize_input else waves, padding_mask)
+    prepare = encoder.normalize_input and not getattr(reader, "normalizes", False)
+    theirs = reader(normalize_wave(waves, padding_mask) if prepare else waves, padding_mask)
     if [state.shape for state in theirs] != [state.shape for state in ours]:
         return float("inf")
     valid = torch.ones(ours[0].shape[:2], dtype=torch.bool) if output.padding_mask is None else ~output.padding_mask

@@ -49,7 +49,7 @@ def load_encoder(folder: Union[str, Path]) -> "PortableEncoder":
     from safetensors.torch import load_file
 
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    model = PortableEncoder(config)
+    model = PortableEncoder(config["encoder"])
     model.load_state_dict(load_file(str(Path(folder) / "model.safetensors")))
     return model.eval()
 
@@ -58,7 +58,7 @@ class PortableEncoder(nn.Module):
     """Convolutions, positions and transformer layers, each of its own size.
 
     Args:
-        config: what `config.json` says:
+        config: what `config.json` has as "encoder":
             conv_layers: [[channels, kernel, stride], ...], conv_bias, and conv_norm: "group" = after the first
                 convolution over time, "layer" = after each over channels.
             width: of the layers; projection = whether the convolutions' output is projected to it.
@@ -138,8 +138,8 @@ class ConvFeatures(nn.Module):
         """The frames, and how many of them (batch,) depend on nothing but the first `lengths` samples of a wave."""
         x = waves.unsqueeze(1)
         for layer in self.conv_layers:
-            conv: Any = layer["0"]  # type: ignore[index]
-            norm: Any = layer["2"] if "2" in layer else None  # type: ignore[index,operator]
+            parts: Dict[str, Any] = dict(layer.named_children())
+            conv, norm = parts["0"], parts.get("2")
             x = conv(x)
             if lengths is not None:
                 steps = torch.div(lengths - conv.kernel_size[0], conv.stride[0], rounding_mode="floor")
