@@ -1,7 +1,7 @@
-"""`PortableEncoder` as a model of Hugging Face transformers: shipped beside exported weights, opened by
+"""`PortableEncoder` as a model of Hugging Face transformers, shipped beside exported weights.
 
 model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True)
-"""  # noqa: D400, D415
+"""
 
 from typing import Any, Dict, Optional, Tuple, Union
 
@@ -42,12 +42,12 @@ class PortableModel(PreTrainedModel):
     ) -> Union[BaseModelOutput, Tuple]:
         """As `HubertModel.forward`: waves (batch, samples), and a mask of that shape, 0 = padding.
 
-        `hidden_states` are what enters the first layer and each layer's output, the last one after the final LayerNorm
-        where there is one, as in transformers.
+        `hidden_states` are what enters the first layer and each layer's output, before the final LayerNorm if there is
+        one.
         """
         output = self.model(input_values, None if attention_mask is None else attention_mask == 0)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        hidden = (*output.hidden[:-1], output.x) if output_hidden_states else None
+        hidden = output.hidden if output_hidden_states else None
         result = BaseModelOutput(last_hidden_state=output.x, hidden_states=hidden)
         return result if return_dict in (None, True) else result.to_tuple()

@@ -86,7 +86,7 @@ class PortableEncoder(nn.Module):
         """Encode waves (batch, samples); padding_mask (batch, samples) bool, True = padding."""
         lengths = None if padding_mask is None else (~padding_mask).sum(-1)
         if self.config["normalize"]:
-            waves = normalize(waves.unsqueeze(1), lengths, eps=1e-5).squeeze(1)
+            waves = normalize_waves(waves, lengths)
         if padding_mask is not None:
             waves = waves.masked_fill(padding_mask, 0)
         features, frames = self.feature_extractor(waves, lengths)
@@ -106,16 +106,28 @@ def mark_padding(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) >= lengths.unsqueeze(-1)
 
 
-def normalize(x: Tensor, lengths: Optional[Tensor], eps: float) -> Tensor:
-    """Zero mean and unit variance of each channel of (batch, channels, time), over its first `lengths`; 0 behind."""
-    if lengths is None:
-        return F.layer_norm(x, x.shape[-1:], eps=eps)
+def measure(x: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
+    """(batch, channels, time) less the mean of its first `lengths`, 0 behind, and their variance, time 1."""
     padding = mark_padding(lengths, x.size(-1)).unsqueeze(1)
     count = lengths.clamp(min=1)[:, None, None]
     values = x.float().masked_fill(padding, 0)
     centred = (values - values.sum(-1, keepdim=True) / count).masked_fill(padding, 0)
-    variance = centred.pow(2).sum(-1, keepdim=True) / count
-    return (centred / (variance + eps).sqrt()).to(x.dtype)
+    return centred, centred.pow(2).sum(-1, keepdim=True) / count
+
+
+def normalize_waves(waves: Tensor, lengths: Optional[Tensor]) -> Tensor:
+    """Zero mean and unit variance of each wave (batch, samples), over its first `lengths`; 0 behind."""
+    if lengths is None:
+        return F.layer_norm(waves, waves.shape[-1:])
+    centred, variance = measure(waves.unsqueeze(1), lengths)
+    return (centred / (variance + 1e-5).sqrt()).squeeze(1).to(waves.dtype)
+
+
+def normalize_channels(norm: nn.GroupNorm, x: Tensor, lengths: Tensor) -> Tensor:
+    """A group norm with a group for each channel of (batch, channels, frames), over the first `lengths` frames."""
+    centred, variance = measure(x, lengths)
+    scale = (variance + norm.eps).rsqrt() * norm.weight.unsqueeze(-1)
+    return torch.addcmul(norm.bias.to(scale.dtype).unsqueeze(-1), centred, scale).to(x.dtype)
 
 
 class ConvFeatures(nn.Module):
@@ -147,7 +159,7 @@ class ConvFeatures(nn.Module):
             if isinstance(norm, nn.ModuleDict):
                 x = norm["1"](x.transpose(1, 2)).transpose(1, 2)
             elif norm is not None and lengths is not None:
-                x = normalize(x, lengths, norm.eps) * norm.weight[:, None] + norm.bias[:, None]
+                x = normalize_channels(norm, x, lengths)
             elif norm is not None:
                 x = norm(x)
             x = F.gelu(x)

@@ -32,6 +32,11 @@ from portable_model import load_encoder
 model = load_encoder("{folder}")
 output = model(torch.randn(1, {samples}))  # .x, .hidden, .features, each (batch, frames, {width})"""
 
+_PADDING = (
+    "A wave gives the same in a padded batch as alone: `model(waves, padding_mask)`, True = padding, which stands\n"
+    "behind a wave."
+)
+
 
 def describe(source: Source) -> Dict[str, Any]:
     """The name of the model that is written."""
@@ -66,5 +71,5 @@ def finish(path: Path, source: Source, differences: Differences, name: str) -> N
     """Add the README, with what was measured; `name` is the folder's."""
     shape = {"folder": name, "samples": source.checkpoint.sample_rate, "width": source.config.encoder_embed_dim}
     waves = "The model normalises waves itself." if source.config.normalize else "Waves are taken as they are."
-    notes = f"{waves} A wave gives the same in a padded batch as alone: `model(waves, padding_mask)`, True = padding, which\nstands behind a wave."
+    notes = f"{waves}\n{_PADDING}"
     write_readme(path, source, differences, READER, _LOADING.format(**shape), notes)

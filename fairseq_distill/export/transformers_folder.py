@@ -1,4 +1,4 @@
-"""A folder of Hugging Face transformers: one of its own models, or where it has none of that shape, ours in plain torch.
+"""A folder of Hugging Face transformers: one of its own models, or ours in plain torch where it has none of that shape.
 
 Before it is put in place, transformers runs it in a process that can import neither fairseq nor this package.
 """
