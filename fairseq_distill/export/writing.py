@@ -65,8 +65,9 @@ def _check_file(source: Source, module: ModuleType, partial: Path, output: Path)
             f"{type(error).__name__}: {error}"
         ) from error
     finally:
-        if hasattr(reader, "close"):
-            reader.close()
+        close = getattr(reader, "close", None)
+        if close is not None:
+            close()
     if not all(difference <= TOLERANCE for difference in differences):
         raise UserError(
             f"{output} is not written: in {module.READER} it differs from {source.checkpoint.path} by "
