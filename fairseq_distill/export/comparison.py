@@ -5,7 +5,8 @@ from typing import Iterator, List, NamedTuple, Optional, Protocol, Tuple
 import torch
 from torch import Tensor
 
-from ..encoder.model import SpeechEncoder, normalize_wave, require
+from ..encoder.config import EncoderConfig
+from ..encoder.model import EncoderOutput, normalize_wave, require
 
 TOLERANCE = 1e-5
 # frames of the waves that are compared alone, of odd and even number, and of those in a padded batch
@@ -21,6 +22,16 @@ class Reader(Protocol):
 
     def __call__(self, waves: Tensor, padding_mask: Optional[Tensor]) -> List[Tensor]:
         """Waves (batch, samples), normalised if they are to be, to the states of `list_states`."""
+
+
+class Reference(Protocol):
+    """What an exported file has to equal: a `SpeechEncoder`, or what gives one state more."""
+
+    cfg: EncoderConfig
+    normalize_input: bool
+
+    def encode(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> EncoderOutput:
+        """See `SpeechEncoder.encode`."""
 
 
 class Differences(NamedTuple):
@@ -44,7 +55,7 @@ def list_states(hidden: List[Tensor], x: Tensor) -> List[Tensor]:
 
 
 @torch.no_grad()
-def compare(encoder: SpeechEncoder, reader: Reader) -> Differences:
+def compare(encoder: Reference, reader: Reader) -> Differences:
     """Run both on noise; not a number where either's output is."""
     alone = [_measure(encoder, reader, waves, None) for waves in _make_waves(encoder, _ALONE)]
     longest, *shorter = _make_waves(encoder, _PADDED)
@@ -54,7 +65,7 @@ def compare(encoder: SpeechEncoder, reader: Reader) -> Differences:
     return Differences(_largest(alone), _measure(encoder, reader, waves, padding_mask))
 
 
-def _make_waves(encoder: SpeechEncoder, frames: Tuple[int, ...]) -> Iterator[Tensor]:
+def _make_waves(encoder: Reference, frames: Tuple[int, ...]) -> Iterator[Tensor]:
     """Noise (1, samples) that gives so many frames, with some samples to spare."""
     shortest, stride = encoder.cfg.shortest_wave, encoder.cfg.frame_stride
     generator = torch.Generator().manual_seed(0)
@@ -62,7 +73,7 @@ def _make_waves(encoder: SpeechEncoder, frames: Tuple[int, ...]) -> Iterator[Ten
         yield 0.1 + torch.randn(1, shortest + (count - 1) * stride + stride // 3, generator=generator)
 
 
-def _measure(encoder: SpeechEncoder, reader: Reader, waves: Tensor, padding_mask: Optional[Tensor]) -> float:
+def _measure(encoder: Reference, reader: Reader, waves: Tensor, padding_mask: Optional[Tensor]) -> float:
     output = encoder.encode(waves, padding_mask)
     ours = list_states([require(hidden) for hidden in output.hidden], require(output.x))
     prepare = encoder.normalize_input and not getattr(reader, "normalizes", False)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, List, Mapping
 
 from torch import Tensor
 
@@ -60,7 +60,14 @@ def copy_code(path: Path, *modules: str) -> None:
 
 
 def write_readme(
-    path: Path, source: Source, differences: Differences, reader: str, loading: str, notes: str, header: str = ""
+    path: Path,
+    source: Source,
+    differences: Differences,
+    reader: str,
+    loading: str,
+    notes: str,
+    left_out: List[str],
+    header: str = "",
 ) -> None:
     """Write `README.md`, and the differences into `config.json` too.
 
@@ -71,13 +78,14 @@ def write_readme(
         reader: whose code ran it.
         loading: Python that opens the folder.
         notes: what there is to know about waves and padding.
+        left_out: what else the checkpoint holds.
         header: YAML of a model card.
     """
     cfg = source.config
     settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
     settings[_MARK] = {"version": __version__, "largest_difference": differences._asdict()}
     (path / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    left_out = f"\nLeft out of the checkpoint: {', '.join(source.left_out)}.\n" if source.left_out else ""
+    rest = f"\nLeft out of the checkpoint: {', '.join(left_out)}.\n" if left_out else ""
     text = f"""{header}# Speech encoder
 
 `{Path(source.checkpoint.path).name}` as fairseq-distill {__version__} exported it: {cfg.encoder_layers} layers of width
@@ -92,7 +100,7 @@ def write_readme(
 
 In {reader} its states differ from the checkpoint's by at most {differences.alone:.1e} of their size, and by
 {differences.padded:.1e} in a padded batch.
-{left_out}"""
+{rest}"""
     (path / "README.md").write_text(text, encoding="utf-8")
 
 

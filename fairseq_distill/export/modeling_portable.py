@@ -5,9 +5,9 @@ model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True)
 
 from typing import Any, Dict, Optional, Tuple, Union
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
 from .portable_model import PortableEncoder
 
@@ -50,4 +50,32 @@ class PortableModel(PreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         hidden = output.hidden if output_hidden_states else None
         result = BaseModelOutput(last_hidden_state=output.x, hidden_states=hidden)
+        return result if return_dict in (None, True) else result.to_tuple()
+
+
+class PortableForCTC(PreTrainedModel):
+    """A recogniser: a speech encoder of any shape, and scores of tokens at each frame."""
+
+    config_class = PortableConfig
+    main_input_name = "input_values"
+
+    def __init__(self, config: PortableConfig):
+        super().__init__(config)
+        self.model = PortableEncoder(config.encoder)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Optional[Tensor] = None,
+        output_hidden_states: Optional[bool] = None,
+        return_dict: Optional[bool] = None,
+    ) -> Union[CausalLMOutput, Tuple]:
+        """As `PortableModel.forward`; `logits` are (batch, frames, tokens), before any softmax."""
+        output = self.model(input_values, None if attention_mask is None else attention_mask == 0)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        hidden = output.hidden if output_hidden_states else None
+        result = CausalLMOutput(logits=self.lm_head(output.x), hidden_states=hidden)
         return result if return_dict in (None, True) else result.to_tuple()

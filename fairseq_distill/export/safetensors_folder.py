@@ -72,4 +72,4 @@ def finish(path: Path, source: Source, differences: Differences, name: str) -> N
     shape = {"folder": name, "samples": source.checkpoint.sample_rate, "width": source.config.encoder_embed_dim}
     waves = "The model normalises waves itself." if source.config.normalize else "Waves are taken as they are."
     notes = f"{waves}\n{_PADDING}"
-    write_readme(path, source, differences, READER, _LOADING.format(**shape), notes)
+    write_readme(path, source, differences, READER, _LOADING.format(**shape), notes, source.left_out)

@@ -16,16 +16,18 @@ class ModelClass(NamedTuple):
 
     Attributes:
         name: of the class of its encoder.
-        model_type: what its `config.json` calls it.
+        recogniser: of the class with an output layer for tokens.
+        model_type: what its `config.json` calls it, and its weights' names start with in a recogniser.
     """
 
     name: str
+    recogniser: str
     model_type: str
 
 
-HUBERT = ModelClass("HubertModel", "hubert")
-WAV2VEC2 = ModelClass("Wav2Vec2Model", "wav2vec2")
-WAVLM = ModelClass("WavLMModel", "wavlm")
+HUBERT = ModelClass("HubertModel", "HubertForCTC", "hubert")
+WAV2VEC2 = ModelClass("Wav2Vec2Model", "Wav2Vec2ForCTC", "wav2vec2")
+WAVLM = ModelClass("WavLMModel", "WavLMForCTC", "wavlm")
 
 _ACTIVATIONS = {"gelu_tanh": "gelu_new"}  # the others have the same names
 

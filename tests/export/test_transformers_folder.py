@@ -162,6 +162,11 @@ def test_the_command_runs_transformers_before_the_folder_is_there(kind, tmp_path
     readme = (folder / "README.md").read_text()
     assert readme.startswith("---\nlibrary_name: transformers") and "sampling_rate=8000" in readme
     assert ("trust_remote_code=True" in readme) == (kind == "shipped")
+    lines = readme.split("```python\n")[1].split("```")[0]
+    assert len(lines.splitlines()) == 5
+    before = f"import os, torch\nos.chdir({str(tmp_path)!r})\nwave = torch.randn(4000).numpy()\n"
+    program = f"{before}{lines}\nprint(tuple(x.shape))"
+    assert run_without_fairseq(program).splitlines()[-1] == "(1, 399, 48)"
 
 
 def test_weights_that_do_not_fit_are_not_written(tmp_path, capsys, monkeypatch):
@@ -169,8 +174,8 @@ def test_weights_that_do_not_fit_are_not_written(tmp_path, capsys, monkeypatch):
     write_student(tmp_path / "student.pt")
     names = transformers_folder.name_weights
 
-    def lose(encoder):
-        weights = names(encoder)
+    def lose(*arguments):
+        weights = names(*arguments)
         del weights["encoder.layers.1.layer_norm.bias"]
         return weights
 
