@@ -57,7 +57,7 @@ model = AutoModel.from_pretrained("{folder}"{remote}).eval()
 inputs = extractor([wave], sampling_rate={rate}, return_tensors="pt")  # wave: (samples,) float
 x = model(**inputs).last_hidden_state  # (batch, frames, {width})"""
 _LOADING_CTC = """from transformers import AutoModelForCTC, Wav2Vec2Processor
-processor = Wav2Vec2Processor.from_pretrained("{folder}")
+processor = Wav2Vec2Processor.from_pretrained("{folder}"{remote})
 model = AutoModelForCTC.from_pretrained("{folder}"{remote}).eval()
 inputs = processor([wave], sampling_rate={rate}, return_tensors="pt")  # wave: (samples,) float
 texts = processor.batch_decode(model(**inputs).logits.argmax(-1))"""

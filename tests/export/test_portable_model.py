@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.export import portable_model
 from fairseq_distill.export.portable import convert_weights, describe_network
 from fairseq_distill.export.portable_model import PortableEncoder
+from fairseq_distill.export.source import HARMLESS
 
-from ..builders import SHAPES, UNEVEN, WAVLM, build_encoder, make_waves
+from ..builders import SHAPES, SMALL, UNEVEN, WAVLM, build_encoder, make_waves
+from .test_refusals import NAMES, change
 
 MORE = {
     **SHAPES,
@@ -91,6 +94,22 @@ def test_a_row_of_padding_alone_gives_numbers():
     output.x.sum().backward()
     assert output.x.isfinite().all() and output.padding_mask[1].all() and not output.padding_mask[0].any()
     assert all(p.grad.isfinite().all() for p in portable.parameters() if p.grad is not None)
+
+
+# read in training alone
+TRAINING = ("dropout", "mask_", "no_mask_", "feature_grad_mult")
+# these cannot differ: one kind of layer, gates are refused; and a projection that is there anyway stays
+FIXED = {"layer_type", "prune", "project_features"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_described_or_changes_no_feature(name):
+    """A field that is added to ours fails here until somebody decides."""
+    kind = {**SMALL, "encoder_layers": 2, "relative_position_embedding": True}
+    before = describe_network(EncoderConfig.from_settings(kind))
+    after = describe_network(EncoderConfig.from_settings({**kind, name: change(name, kind)}))
+    idle = name in HARMLESS or name in FIXED or name.startswith(TRAINING) or name.endswith(("dropout", "layerdrop"))
+    assert (before == after) == idle
 
 
 def test_it_needs_torch_and_the_standard_library_alone():

@@ -166,7 +166,7 @@ def test_the_command_runs_transformers_before_the_folder_is_there(kind, tmp_path
     assert len(lines.splitlines()) == 5
     before = f"import os, torch\nos.chdir({str(tmp_path)!r})\nwave = torch.randn(4000).numpy()\n"
     program = f"{before}{lines}\nprint(tuple(x.shape))"
-    assert run_without_fairseq(program).splitlines()[-1] == "(1, 399, 48)"
+    assert run_without_fairseq(program).splitlines()[-1] == "(1, 99, 48)"
 
 
 def test_weights_that_do_not_fit_are_not_written(tmp_path, capsys, monkeypatch):
