@@ -20,10 +20,10 @@ examples:
   fairseq-distill export small_wavlm.pt WavLM-Small.pt --format wavlm
   fairseq-distill export pruned.pt pruned_folder --format transformers
 
-The encoder alone is written, of a fine-tuned model too. Before the file is put in place, the other code runs it: waves
-of several lengths and a padded batch, every layer; nothing is written if one differs by more than {TOLERANCE:g} of its
-size. A student with a shape that the format has no setting for is refused with that setting. A teacher may be given
-too."""
+The encoder alone is written, of a fine-tuned model too; transformers gets a CTC model whole. Before it is put in
+place, the other code runs it: waves of several lengths and a padded batch, every layer; nothing is written if one
+differs by more than {TOLERANCE:g} of its size. A student with a shape that the format has no setting for is refused
+with that setting. A teacher may be given too."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -62,7 +62,7 @@ def has_exact_padding(cfg: EncoderConfig) -> bool:
 def make_reference(encoder: SpeechEncoder) -> SpeechEncoder:
     """The encoder with transformers' padding: frames by the convolutions' formula, norms over padding too."""
     reference = SpeechEncoder(encoder.cfg.with_settings(family="wav2vec2", project_features=encoder.cfg.has_projection))
-    reference.load_state_dict(encoder.state_dict(), strict=False)
+    reference.load_state_dict(encoder.state_dict())
     reference.normalize_input = encoder.normalize_input
     return reference.eval()
 
