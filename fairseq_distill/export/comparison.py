@@ -5,7 +5,8 @@ from typing import Iterator, List, NamedTuple, Optional, Protocol, Tuple
 import torch
 from torch import Tensor
 
-from ..encoder.model import SpeechEncoder, normalize_wave, require
+from ..encoder.config import EncoderConfig
+from ..encoder.model import EncoderOutput, normalize_wave, require
 
 TOLERANCE = 1e-5
 # frames of the waves that are compared alone, of odd and even number, and of those in a padded batch
@@ -14,10 +15,23 @@ _PADDED = (75, 49, 20)
 
 
 class Reader(Protocol):
-    """The network of an exported file as other code runs it."""
+    """The network of an exported file as other code runs it.
+
+    One that has `normalizes` = True is given waves as they are, as it normalises them itself if they are to be.
+    """
 
     def __call__(self, waves: Tensor, padding_mask: Optional[Tensor]) -> List[Tensor]:
         """Waves (batch, samples), normalised if they are to be, to the states of `list_states`."""
+
+
+class Reference(Protocol):
+    """What an exported file has to equal: a `SpeechEncoder`, or what gives one state more."""
+
+    cfg: EncoderConfig
+    normalize_input: bool
+
+    def encode(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> EncoderOutput:
+        """See `SpeechEncoder.encode`."""
 
 
 class Differences(NamedTuple):
@@ -41,7 +55,7 @@ def list_states(hidden: List[Tensor], x: Tensor) -> List[Tensor]:
 
 
 @torch.no_grad()
-def compare(encoder: SpeechEncoder, reader: Reader) -> Differences:
+def compare(encoder: Reference, reader: Reader) -> Differences:
     """Run both on noise; not a number where either's output is."""
     alone = [_measure(encoder, reader, waves, None) for waves in _make_waves(encoder, _ALONE)]
     longest, *shorter = _make_waves(encoder, _PADDED)
@@ -51,7 +65,7 @@ def compare(encoder: SpeechEncoder, reader: Reader) -> Differences:
     return Differences(_largest(alone), _measure(encoder, reader, waves, padding_mask))
 
 
-def _make_waves(encoder: SpeechEncoder, frames: Tuple[int, ...]) -> Iterator[Tensor]:
+def _make_waves(encoder: Reference, frames: Tuple[int, ...]) -> Iterator[Tensor]:
     """Noise (1, samples) that gives so many frames, with some samples to spare."""
     shortest, stride = encoder.cfg.shortest_wave, encoder.cfg.frame_stride
     generator = torch.Generator().manual_seed(0)
@@ -59,10 +73,11 @@ def _make_waves(encoder: SpeechEncoder, frames: Tuple[int, ...]) -> Iterator[Ten
         yield 0.1 + torch.randn(1, shortest + (count - 1) * stride + stride // 3, generator=generator)
 
 
-def _measure(encoder: SpeechEncoder, reader: Reader, waves: Tensor, padding_mask: Optional[Tensor]) -> float:
+def _measure(encoder: Reference, reader: Reader, waves: Tensor, padding_mask: Optional[Tensor]) -> float:
     output = encoder.encode(waves, padding_mask)
     ours = list_states([require(hidden) for hidden in output.hidden], require(output.x))
-    theirs = reader(normalize_wave(waves, padding_mask) if encoder.normalize_input else waves, padding_mask)
+    prepare = encoder.normalize_input and not getattr(reader, "normalizes", False)
+    theirs = reader(normalize_wave(waves, padding_mask) if prepare else waves, padding_mask)
     if [state.shape for state in theirs] != [state.shape for state in ours]:
         return float("inf")
     valid = torch.ones(ours[0].shape[:2], dtype=torch.bool) if output.padding_mask is None else ~output.padding_mask

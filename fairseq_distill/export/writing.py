@@ -5,17 +5,22 @@ from types import ModuleType
 from typing import List
 
 from ..errors import UserError
-from ..output.files import write_whole
-from . import microsoft_wavlm, stock_fairseq
+from ..output.files import write_folder, write_whole
+from . import microsoft_wavlm, safetensors_folder, stock_fairseq, transformers_folder
 from .comparison import TOLERANCE, Differences, compare
+from .folder import refuse_place
 from .source import Source
 
 # Each module has HELP and READER (who runs the file to compare), describe(source), which names things for the report,
 # check(source), which refuses what does not fit, write(source, path), and open_file(path, source), which gives a
-# `comparison.Reader`.
+# `comparison.Reader`. It may have FOLDER = True (a folder is written), get_reference(source) (the encoder that the file
+# equals, if it is not the source's as it stands), and finish(path, source, differences, name), which adds what was
+# measured.
 FORMATS = {
     "fairseq": stock_fairseq,
     "wavlm": microsoft_wavlm,
+    "safetensors": safetensors_folder,
+    "transformers": transformers_folder,
 }
 
 
@@ -29,21 +34,29 @@ def export(source: Source, format_name: str, output: Path) -> Differences:
     module = FORMATS[format_name]
     if output.exists() and output.samefile(source.checkpoint.path):
         raise UserError(f"{output} is the file that is exported: give the result another name")
+    as_folder = getattr(module, "FOLDER", False)
+    if as_folder:
+        refuse_place(output)
     module.check(source)
     found: List[Differences] = []
 
     def fill(partial: Path) -> None:
         module.write(source, partial)
         found.append(_check_file(source, module, partial, output))
+        if hasattr(module, "finish"):
+            module.finish(partial, source, found[0], output.name)
 
-    write_whole(output, fill)
+    (write_folder if as_folder else write_whole)(output, fill)
     return found[0]
 
 
 def _check_file(source: Source, module: ModuleType, partial: Path, output: Path) -> Differences:
     """Compare what was written with the encoder."""
+    encoder = module.get_reference(source) if hasattr(module, "get_reference") else source.encoder
+    reader = None
     try:
-        differences = compare(source.encoder, module.open_file(partial, source))
+        reader = module.open_file(partial, source)
+        differences = compare(encoder, reader)
     except UserError:
         raise
     except Exception as error:  # whatever another's code raises
@@ -51,6 +64,10 @@ def _check_file(source: Source, module: ModuleType, partial: Path, output: Path)
             f"{output} is not written: {module.READER} does not run what was exported from {source.checkpoint.path}: "
             f"{type(error).__name__}: {error}"
         ) from error
+    finally:
+        close = getattr(reader, "close", None)
+        if close is not None:
+            close()
     if not all(difference <= TOLERANCE for difference in differences):
         raise UserError(
             f"{output} is not written: in {module.READER} it differs from {source.checkpoint.path} by "
