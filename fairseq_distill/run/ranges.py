@@ -96,11 +96,12 @@ def check_fairseq(run: Any) -> None:
     Raises:
         ValueError: the first one that is outside, with its value and what is allowed.
     """
-    optimizer = run["optimizer"] if "optimizer" in run else {}  # noqa: SIM401  # structs of omegaconf 2.0 raise
+    # None in runs of the argparse commands; structs of omegaconf 2.0 raise at get
+    optimizer = (run["optimizer"] if "optimizer" in run else None) or {}
     groups = (optimizer["groups"] or {}) if "groups" in optimizer else {}
     rates = {f"optimizer.groups.{group}": {"lr_float": NOT_NEGATIVE} for group in groups}
     parts = {f"optimizer.groups.{group}": groups[group] for group in groups}
-    parts.update({section: run[section] for section in FAIRSEQ if section in run})
+    parts.update({section: run[section] for section in FAIRSEQ if section in run and run[section]})
     for section, settings in parts.items():
         for name, allowed in {**FAIRSEQ, **rates}[section].items():
             value = settings[name] if name in settings else None  # noqa: SIM401  # structs of omegaconf 2.0 raise

@@ -125,3 +125,11 @@ def test_a_model_is_checked_by_the_dataclass_that_it_is_registered_with():
     with pytest.raises(UserError, match=r"^model\.freeze_updates=-1 must be at least 0$"):
         check_model(OmegaConf.create({"_name": "speech_multitask", "freeze_updates": -1}))
     check_model(OmegaConf.create({"_name": "somebody's", "lambda2": -300.0}))
+
+
+def test_sections_that_a_run_has_not_are_passed_over():
+    """The argparse commands hand over a run whose optimizer is None."""
+    for run in ({}, {"optimizer": None, "optimization": None}, {"optimizer": {"_name": "adam"}, "dataset": {}}):
+        check_fairseq(OmegaConf.create(run))
+    with pytest.raises(ValueError, match=r"optimization\.lr=.*must be at least 0"):
+        check_fairseq(OmegaConf.create({"optimizer": None, "optimization": {"lr": [-1.0]}}))

@@ -115,7 +115,7 @@ def test_killed_run_resumes_where_it_was_and_ends_the_same(tmp_path):
     os.truncate(last, last.stat().st_size // 2)
     shutil.copy(tmp_path / "whole" / "checkpoints" / "checkpoint_last.pt", last.with_name("checkpoint_2_8.pt"))
     again, logs = run(killed_line)
-    assert "checkpoint_last.pt is damaged" in again.stdout and "checkpoint_2_8.pt, the newest that is" in again.stdout
+    assert "checkpoint_last.pt is cut short" in again.stdout and "checkpoint_2_8.pt, the newest that is" in again.stdout
     assert not any(name == "train_inner" for name, _ in logs) and "@ 8 updates" in again.stdout
     assert "all of optimization.max_update=8 updates are done" in again.stdout
 
