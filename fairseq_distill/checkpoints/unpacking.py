@@ -5,6 +5,7 @@ fairseq                                 cfg, sections; or args, flat      model
 WavLM, UniSpeech-SAT of Microsoft       cfg, flat                         model
 s3prl's converted form                  model_cfg, task_cfg               model_weight
 lightning                               cfg, args or hyper_parameters     state_dict
+DPHuBERT, DiariZen                      config, torchaudio's              state_dict, torchaudio's names
 
 The encoder may stand inside another model, under any prefix: then its settings are `w2v_args` or the only ones that
 describe convolutions (`conv_feature_layers`).
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .archive import check_storages
+from .dphubert import is_dphubert, translate
 from .safe_load import PathLike, to_plain
 
 _OTHER_NAMES = {
@@ -85,6 +87,8 @@ def unpack(path: PathLike, state: Any) -> Contents:
     Raises:
         UserError: the file holds no encoder, or no settings for it, or several encoders.
     """
+    if is_dphubert(state):
+        state = translate(state)
     settings, model = _find_containers(path, state)
     weights, others = collect_tensors(path, model)
     others.update(_count_averages(state))
