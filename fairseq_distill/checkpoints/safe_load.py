@@ -89,8 +89,12 @@ class Stored:
 _STAND_INS: Dict[str, type] = {name: type(name.rsplit(".")[-1], (Stored,), {}) for name in _STORED_NAMES}
 
 
-def read_pickled(path: PathLike) -> Any:
+def read_pickled(path: PathLike, compare_checksums: bool = True) -> Any:
     """Load a `torch.save`d file onto the CPU, memory-mapped where its format allows.
+
+    Args:
+        path: the file.
+        compare_checksums: with those in the file, which reads all of it; without, damage to weights is not seen.
 
     Returns:
         dicts, lists, tensors and plain values; other objects as `Stored`.
@@ -101,7 +105,7 @@ def read_pickled(path: PathLike) -> Any:
     """
     path = Path(path)
     try:
-        is_zip = _check_looks_like_checkpoint(path)
+        is_zip = _check_looks_like_checkpoint(path, compare_checksums)
         return _read_weights_only(path, mmap=is_zip) if _HAS_NAMED_ALLOW_LIST else _read_restricted(path, mmap=is_zip)
     except UserError:
         raise
@@ -216,7 +220,7 @@ def _name_today(module: str, name: str) -> str:
     return f"{module}.{name}"
 
 
-def _check_looks_like_checkpoint(path: Path) -> bool:
+def _check_looks_like_checkpoint(path: Path, compare_checksums: bool) -> bool:
     """Whether the file is a zip archive, torch's format since 1.6; UserError where it cannot be a checkpoint."""
     if path.is_dir():
         raise UserError(f"{path} is a folder without a config.json: give a checkpoint file in it")
@@ -243,7 +247,7 @@ def _check_looks_like_checkpoint(path: Path) -> bool:
     if not is_zip and tarfile.is_tarfile(path):
         raise UserError(f"{path} is a tar archive, not a checkpoint: unpack it and give the file inside")
     if is_zip:
-        check_archive(path)
+        check_archive(path, compare_checksums)
     check_instructions(path)
     return is_zip
 

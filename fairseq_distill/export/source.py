@@ -10,6 +10,7 @@ from ..errors import UserError
 
 # settings without a part in what an evaluated encoder computes, and why: another format may lack them
 HARMLESS = {
+    "sample_rate": "written with the task's settings; no arithmetic reads it",
     "family": "each format says whose arithmetic it has",
     "label_rate": "masked prediction",
     "final_dim": "masked prediction",

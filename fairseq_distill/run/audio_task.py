@@ -81,10 +81,18 @@ class AudioTask(FairseqTask):
     def get_batch_iterator(self, *args: Any, **kwargs: Any) -> EpochBatchIterator:
         """Fairseq's, whose DataLoader workers end with their epoch.
 
-        Every epoch and every validation has an iterator of its own, and on fairseq's main branch its workers lived on.
+        Every epoch and every validation has an iterator of its own, and its workers lived on in all fairseq versions.
         """
         batches = super().get_batch_iterator(*args, **kwargs)
-        batches.persistent_workers = False
+        begin_epoch = batches._get_iterator_for_epoch
+
+        def begin(*args: Any, **kwargs: Any) -> Any:
+            epoch_itr = begin_epoch(*args, **kwargs)
+            if batches.dataloader is not None:  # which has not begun; its own setter refuses
+                vars(batches.dataloader)["persistent_workers"] = False
+            return epoch_itr
+
+        batches._get_iterator_for_epoch = begin
         return batches
 
     def train_step(
