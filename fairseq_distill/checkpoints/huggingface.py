@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..encoder.conv_spec import format_conv_layers
 from ..errors import UserError
+from .archive import check_storages
 from .component_names import name_as_fairseq
 from .safe_load import PathLike, read_pickled
 
@@ -95,8 +96,8 @@ def is_folder(path: PathLike) -> bool:
     return (Path(path) / "config.json").is_file()
 
 
-def read_folder(path: PathLike) -> Tuple[Path, Dict[str, Any]]:
-    """(file of the weights, what it and the settings say in fairseq's form: {"cfg": {"model", "task"}, "model"}).
+def read_folder(path: PathLike) -> Dict[str, Any]:
+    """What a folder's files say in fairseq's form: {"cfg": {"model", "task"}, "model": weights}.
 
     Raises:
         UserError: a file is missing or damaged, or the model is none that is computed here.
@@ -109,7 +110,7 @@ def read_folder(path: PathLike) -> Tuple[Path, Dict[str, Any]]:
         model = _translate(config)
     except (ValueError, TypeError) as error:
         raise UserError(f"{folder / 'config.json'} cannot be used: {error}. What loads: docs/checkpoints.md") from error
-    file, weights = _read_weights(folder)
+    weights = _read_weights(folder)
     first = next((key for key in weights if key.endswith(_FIRST_WEIGHT)), _FIRST_WEIGHT)
     prefix = first[: -len(_FIRST_WEIGHT)]
     weights = {key[len(prefix) :] if key.startswith(prefix) else key: value for key, value in weights.items()}
@@ -125,7 +126,7 @@ def read_folder(path: PathLike) -> Tuple[Path, Dict[str, Any]]:
             f"{'normalised' if task['normalize'] else 'taken as they are'}, as feat_extract_norm="
             f"{config['feat_extract_norm']} is trained"
         )
-    return file, {"cfg": {"model": model, "task": task}, "model": weights}
+    return {"cfg": {"model": model, "task": task}, "model": weights}
 
 
 def _translate(config: Mapping[str, Any]) -> Dict[str, Any]:
@@ -163,21 +164,27 @@ def _translate(config: Mapping[str, Any]) -> Dict[str, Any]:
     return model
 
 
-def _read_weights(folder: Path) -> Tuple[Path, Dict[str, Tensor]]:
-    """(file, tensors by their names there): safetensors, whole or in parts, or a pickle through the safe reader."""
+def _read_weights(folder: Path) -> Dict[str, Tensor]:
+    """Tensors by their names there: of safetensors, whole or in parts, or of a pickle through the safe reader."""
     whole, parts, pickled = (
         folder / name for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
     )
     if whole.is_file():
-        return whole, _read_safetensors(whole)
+        return _read_safetensors(whole)
     if parts.is_file():
-        names = sorted(set((_read_json(parts).get("weight_map") or {}).values()))
-        odd = [name for name in names if Path(str(name)).name != name]
+        files = _read_json(parts).get("weight_map")
+        names = sorted({str(name) for name in files.values()}) if isinstance(files, dict) else []
+        odd = [name for name in names if Path(name).name != name]
         if odd or not names:
             raise UserError(f"{parts} is refused: it names {odd[0] if odd else 'no file'}, not files of its folder")
-        return parts, {key: value for name in names for key, value in _read_safetensors(folder / name).items()}
+        return {key: value for name in names for key, value in _read_safetensors(folder / name).items()}
     if pickled.is_file():
-        return pickled, {key: value for key, value in read_pickled(pickled).items() if isinstance(value, Tensor)}
+        state = read_pickled(pickled)
+        if not isinstance(state, dict):
+            raise UserError(f"{pickled} holds a {type(state).__name__}, not weights by name")
+        weights = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+        check_storages(pickled, weights.values())
+        return weights
     raise UserError(f"{folder} has a config.json but neither model.safetensors nor pytorch_model.bin")
 
 

@@ -127,9 +127,10 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
         UserError: the file cannot be read, is damaged or refused, or what it holds is no supported speech encoder with
             finite weights.
     """
-    file, state = huggingface.read_folder(path) if huggingface.is_folder(path) else (path, read_pickled(path))
+    in_folder = huggingface.is_folder(path)
+    state = huggingface.read_folder(path) if in_folder else read_pickled(path)
     try:
-        contents = unpack(file, state)
+        contents = unpack(path, state, as_stored=not in_folder)
         name, family = _find_name(path, contents)
         config = _make_config(family, contents)
         _leave_out_speaker_layers(contents, config.encoder_layers)

@@ -6,7 +6,7 @@ from typing import List
 
 from ..errors import UserError
 from ..output.files import write_whole
-from . import exported_program, microsoft_wavlm, onnx_file, stock_fairseq, torchscript
+from . import dphubert, exported_program, microsoft_wavlm, onnx_file, stock_fairseq, torchscript
 from .comparison import STOCK, Differences, Promise, compare
 from .source import Source
 
@@ -17,6 +17,7 @@ from .source import Source
 FORMATS = {
     "fairseq": stock_fairseq,
     "wavlm": microsoft_wavlm,
+    "dphubert": dphubert,
     "onnx": onnx_file,
     "torchscript": torchscript,
     "pt2": exported_program,
