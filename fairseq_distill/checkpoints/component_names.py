@@ -8,6 +8,7 @@ from typing import Dict, List, Mapping, Tuple
 
 from torch import Tensor
 
+NORM = "encoder.layer_norm.weight"  # fairseq's name of a tensor (width,) that every encoder has
 _NAMES: List[Tuple[str, str]] = [
     (r"^masked_spec_embed$", "mask_emb"),
     (r"^(encoder\.)?feature_projection\.layer_norm\.", "layer_norm."),

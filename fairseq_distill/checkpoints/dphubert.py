@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..encoder.conv_spec import format_conv_layers
-from .component_names import name_as_fairseq
+from .component_names import NORM, name_as_fairseq
 
 MARK = "extractor_conv_layer_config"  # a setting that only these files have
 # theirs -> ours, where values are the same
@@ -143,15 +143,18 @@ def _fill_empty_parts(model: Mapping[str, Any], weights: Dict[str, Any]) -> None
         ("layer_heads", "self_attn.out_proj.bias", "self_attn_layer_norm"),
         ("layer_ffn_dims", "fc2.bias", "final_layer_norm"),
     )
+    if not isinstance(weights.get(NORM), Tensor):
+        raise ValueError("its state_dict has no encoder.transformer.layer_norm")
+    nothing = torch.zeros_like(weights[NORM])
     for sizes, bias, norm in parts:
         for index, size in enumerate(model[sizes]):
             if size:
                 continue
             layer = f"encoder.layers.{index}."
-            weights.setdefault(layer + bias, torch.zeros(model["encoder_embed_dim"]))
+            weights.setdefault(layer + bias, nothing.clone())
             for name in ("weight", "bias") if model["layer_norm_first"] else ():
                 weights.pop(f"{layer}{norm}.{name}", None)
-    weights.setdefault("mask_emb", torch.zeros(model["encoder_embed_dim"]))  # masked prediction is not theirs
+    weights.setdefault("mask_emb", nothing.clone())  # masked prediction is not theirs
 
 
 def _fold_dummy(weights: Dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..encoder.conv_spec import format_conv_layers
 from ..errors import UserError
 from .archive import check_storages
-from .component_names import name_as_fairseq
+from .component_names import NORM, name_as_fairseq
 from .safe_load import PathLike, read_pickled
 
 logger = logging.getLogger(__name__)
@@ -116,8 +116,8 @@ def read_folder(path: PathLike) -> Dict[str, Any]:
     weights = {key[len(prefix) :] if key.startswith(prefix) else key: value for key, value in weights.items()}
     batch_norm = bool(config.get("conv_pos_batch_norm"))
     weights = name_as_fairseq(weights, model["extractor_mode"] == "layer_norm", batch_norm)
-    # it is there only where training masked
-    weights.setdefault("mask_emb", torch.zeros(model["encoder_embed_dim"]))
+    if "mask_emb" not in weights and NORM in weights:  # it is there only where training masked
+        weights["mask_emb"] = torch.zeros_like(weights[NORM])
     task = {"normalize": heard.get("do_normalize"), "sample_rate": heard.get("sampling_rate")}
     if task["normalize"] is None:
         task["normalize"] = config["feat_extract_norm"] == "layer"
