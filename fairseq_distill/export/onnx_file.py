@@ -55,6 +55,7 @@ def promise(source: Source) -> Promise:
     )
 
 
+@torch.no_grad()  # with gradients torch has other kernels for attention, whose layouts do not fit the program's
 def write(source: Source, path: Path) -> None:
     """Write the graph; with `quantize`, products of matrices in 8 bits."""
     onnx, _ = _import_onnx()
