@@ -43,7 +43,7 @@ _OTHERS = {
     *("aux_num_out", "limit_l", "limit_r", "temperature"),  # an output behind the encoder; shapes of the gates
 }
 OURS = "fairseq_distill"  # an entry beside theirs, for what they have no setting for
-_DUMMY = "feature_extractor.dummy_weight"
+SCALE = "feature_extractor.dummy_weight"
 
 
 def is_dphubert(state: Any) -> bool:
@@ -85,7 +85,7 @@ def translate(state: Mapping[str, Any]) -> Dict[str, Any]:
         key = f"encoder.layers.{index}.self_attn.grep_a"
         if isinstance(weights.get(key), Tensor):
             weights[key] = weights[key][:, kept]
-    _fold_dummy(weights)
+    _take_scale(model, weights)
     task = {"normalize": model.pop("normalize"), **{k: given[k] for k in ("sample_rate",) if k in given}}
     return {"cfg": {"model": model, "task": task}, "model": weights}
 
@@ -157,8 +157,8 @@ def _fill_empty_parts(model: Mapping[str, Any], weights: Dict[str, Any]) -> None
     weights.setdefault("mask_emb", nothing.clone())  # masked prediction is not theirs
 
 
-def _fold_dummy(weights: Dict[str, Any]) -> None:
-    """DPHuBERT's factors on the last convolution's channels: what soft gates leave there."""
-    dummy = weights.pop(_DUMMY, None)
-    if isinstance(dummy, Tensor) and not bool((dummy == 1).all()):
-        raise ValueError(f"{_DUMMY} is not 1: soft gates on the last convolution's channels are not computed here")
+def _take_scale(model: Dict[str, Any], weights: Dict[str, Any]) -> None:
+    """DPHuBERT's factors on the last convolution's channels, which soft gates leave there; most files have some."""
+    scale = weights.pop(SCALE, None)
+    if isinstance(scale, Tensor) and not bool((scale == 1).all()):
+        model["scale_features"], weights["feature_scale"] = True, scale

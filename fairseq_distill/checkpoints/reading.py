@@ -36,6 +36,7 @@ _OWN_PARTS = (
     "layer_norm.",
     "mask_emb",
     "post_extract_proj.",
+    "feature_scale",
     "input_quantizer.",
     "project_inp.",
     "gates.",

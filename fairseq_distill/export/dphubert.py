@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints import fields
-from ..checkpoints.dphubert import MARK, MODES, OURS, SAME, WAVLM
+from ..checkpoints.dphubert import MARK, MODES, OURS, SAME, SCALE, WAVLM
 from ..checkpoints.reading import load_encoder
 from ..encoder.config import EncoderConfig
 from ..encoder.model import SpeechEncoder, require
@@ -28,7 +28,7 @@ _FAMILIES = ("hubert", "wav2vec2", "wavlm")
 _SETTINGS = {
     *SAME.values(),
     *("extractor_mode", "conv_feature_layers", "encoder_attention_heads", "encoder_ffn_embed_dim", "activation_fn"),
-    *("layer_heads", "layer_ffn_dims", "head_dim", "project_features"),
+    *("layer_heads", "layer_ffn_dims", "head_dim", "project_features", "scale_features"),
 }
 _BIAS = {"relative_position_embedding", "gru_rel_pos", "layer_head_numbers", *WAVLM.values()}
 _NAMES = [
@@ -124,6 +124,7 @@ def make_weights(encoder: SpeechEncoder) -> Dict[str, Tensor]:
     cfg, weights = encoder.cfg, dict(encoder.state_dict())
     width = cfg.encoder_embed_dim
     del weights["mask_emb"]  # masked prediction is not theirs
+    scale = weights.pop("feature_scale", torch.ones(cfg.conv_layers[-1][0]))
     if not cfg.has_projection:  # theirs always project
         weights.update({"post_extract_proj.weight": torch.eye(width), "post_extract_proj.bias": torch.zeros(width)})
     for index in range(cfg.encoder_layers):
@@ -133,7 +134,7 @@ def make_weights(encoder: SpeechEncoder) -> Dict[str, Tensor]:
         for pattern, name in _NAMES:
             key = re.sub(pattern, name, key)
         named[key] = value.clone()
-    return {**named, "feature_extractor.dummy_weight": torch.ones(cfg.conv_layers[-1][0])}
+    return {**named, SCALE: scale.clone()}
 
 
 def _complete_layer(cfg: EncoderConfig, index: int, weights: Dict[str, Tensor]) -> None:
@@ -182,7 +183,7 @@ def open_file(path: Path, source: Source) -> Reader:
 
 def _build_torchaudio(path: Path, cfg: EncoderConfig, ours: SpeechEncoder) -> Optional[nn.Module]:
     """Torchaudio's model with the file's weights; None where layers differ, for which torchaudio has no class."""
-    if cfg.layer_heads or cfg.layer_ffn_dims or cfg.layer_head_numbers or cfg.head_dim:
+    if cfg.layer_heads or cfg.layer_ffn_dims or cfg.layer_head_numbers or cfg.head_dim or cfg.scale_features:
         return None
     if cfg.family == "wavlm":
         return build_torchaudio(cfg.with_settings(project_features=True), ours.state_dict())
@@ -197,6 +198,6 @@ def _build_torchaudio(path: Path, cfg: EncoderConfig, ours: SpeechEncoder) -> Op
     del config["normalize_waveform"]
     config.update(encoder_num_heads=cfg.encoder_attention_heads, encoder_ff_interm_features=cfg.encoder_ffn_embed_dim)
     model = wav2vec2_model(**config)
-    del weights["feature_extractor.dummy_weight"]
+    del weights[SCALE]
     model.load_state_dict(weights)
     return model.eval()

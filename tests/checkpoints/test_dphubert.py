@@ -138,6 +138,20 @@ def test_layers_have_their_own_heads_and_neurons(tmp_path):
     assert not torch.equal(F.relu(theirs), theirs)
 
 
+@torch.no_grad()
+def test_factors_on_the_last_channels_are_kept(tmp_path):
+    """What DPHuBERT's soft gates leave: x = x * dummy_weight behind the convolutions."""
+    model, scale = build_torchaudio(), torch.linspace(0.2, 1.5, CONVS[-1][0])
+    path = write(tmp_path / "a.pth", {**model.state_dict(), "feature_extractor.dummy_weight": scale})
+    encoder, (waves, _) = load_encoder(path), make_waves(1, 1500)
+    expected = model.encoder(model.feature_extractor(waves, None)[0] * scale)
+    ours = encoder(waves).x
+    assert float((ours - expected).norm() / expected.norm()) < 1e-5
+    assert float((ours - model(waves)[0]).norm() / expected.norm()) > 1e-2
+    result = encoder(waves, features_only=True, mask=False)  # fairseq's own way
+    assert torch.equal(result["x"], ours)
+
+
 REFUSED = {
     "gates": (dict(encoder_prune_attention_heads=True), "encoder_prune_attention_heads=True"),
     "unknown": (dict(encoder_rotary=True), "encoder_rotary=True"),

@@ -21,6 +21,7 @@ SHAPES = {
     "wavlm large": dict(WAVLM, **LARGE),
     "no projection": dict(encoder_embed_dim=32),
     "head width": dict(head_dim=5),
+    "scaled features": dict(scale_features=True),
     "uneven": UNEVEN,
     "uneven large": {**UNEVEN, **LARGE},
     "uneven the other way": dict(layer_heads=[2, 0], layer_ffn_dims=[0, 9], **LARGE),
