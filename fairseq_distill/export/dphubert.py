@@ -57,7 +57,7 @@ def check(source: Source) -> None:
     """Refuse, with a UserError, an encoder that no config of DPHuBERT's describes."""
     cfg, path = source.config, source.checkpoint.path
     is_wavlm = cfg.family == "wavlm"
-    fixed = {"activation_fn": "gelu"}
+    fixed: Dict[str, Any] = {"activation_fn": "gelu"}
     fixed.update({"relative_position_embedding": True, "gru_rel_pos": True} if is_wavlm else {})
     if cfg.family not in _FAMILIES:
         raise UserError(
