@@ -1,5 +1,6 @@
 """torch.export's program (.pt2): batch and samples of any size, padded batches too; opens with torch alone."""
 
+import inspect
 import warnings
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -14,6 +15,12 @@ from .wave_encoder import WaveEncoder, measure_lengths, separate
 HELP = "torch.export's program, any shape: waves (batch, samples), lengths (batch,) to the final output; torch"
 READER = "torch.export"
 OPTIONS = ("hidden_states",)
+# time reduction divides frames, about which no guard can be proven; older torch has no such option
+_DEFERRED: Any = {
+    name: True
+    for name in inspect.signature(torch.export.export).parameters
+    if name == "prefer_deferred_runtime_asserts_over_guards"
+}
 FEWEST_FRAMES = 2  # torch.export takes sizes of 1 for constants, so frames are at least two
 
 
@@ -55,8 +62,7 @@ def make_program(source: Source) -> "torch.export.ExportedProgram":
                 (example, lengths),
                 dynamic_shapes=({0: batch, 1: time}, {0: batch}),
                 strict=False,
-                # time reduction divides frames, about which no guard can be proven
-                prefer_deferred_runtime_asserts_over_guards=True,
+                **_DEFERRED,
             )
     finally:
         encoder.exact_padding = exact
