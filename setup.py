@@ -29,6 +29,21 @@ FAIRSEQ = [
 
 PLOTS = ["matplotlib"]
 
+# s3prl's recipes, for examples/superb. It needs omegaconf 2.1, which fairseq 0.12.2, for older Pythons, cannot have.
+SUPERB = [
+    f"{name}; python_version >= '3.11'"
+    for name in (
+        "s3prl==0.4.18",
+        # what its recipes import and it does not require; its own extras pin packages that no longer install
+        "editdistance",
+        "joblib",
+        "librosa",
+        "pandas",
+        "tensorboard",
+        "tensorboardX",
+    )
+]
+
 DEV = [
     "pytest",
     # Most tests keep one core busy, so several files run at once.
@@ -65,6 +80,6 @@ setup(
     # `fairseq_distill/config` is a link to `config`; the wheel gets the files.
     package_data={"fairseq_distill": ["py.typed", "config/*/*.yaml", "config/*/*/*.yaml"]},
     install_requires=PLAIN,
-    extras_require={"fairseq": FAIRSEQ, "plots": PLOTS, "dev": DEV},
+    extras_require={"fairseq": FAIRSEQ, "plots": PLOTS, "superb": SUPERB, "dev": DEV},
     entry_points={"console_scripts": ["fairseq-distill = fairseq_distill.cli.main:main"]},
 )

@@ -25,9 +25,11 @@ repair_fairseq()
 from .checkpoints.half_precision import repair_half_precision  # noqa: E402
 from .checkpoints.resuming import repair_resuming  # noqa: E402
 from .initialization.fine_tuning import guard_fine_tuning  # noqa: E402
+from .run.ending import repair_endings  # noqa: E402
 
 repair_resuming()
 repair_half_precision()
+repair_endings()
 guard_fine_tuning()
 
 # fairseq scans tasks/ and models/ of a user-dir, but never criterions/, and nothing if the package was imported before

@@ -22,7 +22,9 @@ from fairseq.models.hubert import hubert
 from fairseq.models.hubert.hubert_asr import HubertCtcConfig
 from hydra.core.config_store import ConfigStore
 
+from .errors import UserError
 from .output.files import put_in_place
+from .run.ending import describe_unwritable
 
 
 def repair_fairseq() -> None:
@@ -151,6 +153,8 @@ def copy_whole(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
     try:
         copied = _stock_copy(src_path, partial, overwrite)
         put_in_place(partial, dst_path)
+    except OSError as error:
+        raise UserError(describe_unwritable(dst_path, error)) from error
     finally:
         Path(partial).unlink(missing_ok=True)
     return copied

@@ -26,9 +26,12 @@ from ..layer_clusters.fingerprint import identify
 from ..layer_clusters.pictures import TITLES, draw_clusters
 from ..layer_clusters.similarity import MEASURES, SHARE, Similarity, compute_similarity
 from ..layer_clusters.storage import write_clusters
+from ..run.ranges import COUNT, NOT_NEGATIVE, POSITIVE, Range
 from .formatting import align
+from .numbers import SEED, check_numbers
 
 HELP = "similarities of a teacher's layers, their tree of clusters, and groups of layers to distil from"
+SAMPLE_RANGES = {"seconds": POSITIVE, "share": Range(0, 1, above=True), "seed": SEED}
 CRITERION = "highest mean silhouette"
 
 EPILOG = """\
@@ -81,6 +84,7 @@ def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compare, cluster, print, write, draw."""
+    check_numbers(args, **SAMPLE_RANGES, clusters=COUNT, height=NOT_NEGATIVE)
     teacher = load_encoder(args.teacher)
     sample = SpeechSample(args.manifest, args.seconds, args.seed, teacher.cfg)
     list_clustered_layers(teacher.depth, args.clusters, args.height, args.include_layer0)  # told now, not after minutes

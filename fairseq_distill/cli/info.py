@@ -13,6 +13,7 @@ from ..pruning.expected_size import METRICS, ExpectedSize
 from ..pruning.gates import get_gates
 from ..shapes.measure import RUNS, measure_real_time_factor
 from .formatting import describe_extractor, describe_norm, describe_threads
+from .numbers import check_seconds
 
 HELP = "what a checkpoint is: family, parameters, MACs per second of audio, a row for each layer"
 EPILOG = """example:
@@ -45,6 +46,7 @@ def describe(path: str, seconds: float = 10.0, measure: bool = False) -> Dict[st
     checkpoint = read_checkpoint(path)
     encoder = build_encoder(checkpoint)
     cfg = checkpoint.config
+    check_seconds(seconds, cfg)
     parts = measure_parts(cfg, seconds)
     # all in the file, but for what only pruning needs
     needed = [value for key, value in checkpoint.weights.items() if not key.startswith(("gates.", "size_loss."))]

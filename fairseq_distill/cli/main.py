@@ -10,6 +10,7 @@ from typing import List, Optional
 from .. import __version__
 from ..errors import UserError
 from ..output.interrupt import PROGRAM, tell_interrupted
+from ..output.memory import explain_memory
 from . import clusters, configs, evaluate, export, info, manifest, predict, prune, shapes, similarity, units
 from .subcommands import add_subcommands
 
@@ -30,6 +31,7 @@ _COMMANDS = {
 }
 
 
+_LESS_MEMORY = "give it shorter waves or fewer of them (--seconds where the command has it), or a machine with more"
 _BROKEN_PIPE = 128 + 13  # 128 and the number of the signal
 
 
@@ -76,7 +78,8 @@ def run_command(words: List[str]) -> int:
         handler.setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:
-        _COMMANDS[args.command].run(args)
+        with explain_memory(_LESS_MEMORY):
+            _COMMANDS[args.command].run(args)
     except UserError as error:
         print(f"fairseq-distill {args.command}: {error}", file=sys.stderr)
         return 1

@@ -36,11 +36,11 @@ from ..shapes.selection import select_shapes
 from ..shapes.stacks import list_stacks
 from .configs import find_recipes
 from .formatting import align, describe_extractor, describe_norm, describe_threads
+from .numbers import check_seconds
 
 HELP = "student shapes that fit a budget of parameters or MACs, from deep and thin to shallow and wide"
 RECIPES = ("deep_12x384", "wide_3x768")  # both have the same keys of the shape
 DEEPEST = 24
-LONGEST = 3600  # seconds
 
 EPILOG = """\
 Parameters are the encoder's, without heads, as DistilHuBERT and Deep versus Wide count. MACs are those of convolutions,
@@ -82,9 +82,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--overrides prints no times: leave --measure out")
     teacher = load_encoder(args.teacher) if args.teacher else None
     kind = make_kind(teacher.cfg if teacher else None)
-    shortest = kind.shortest_wave / kind.sample_rate
-    if not shortest <= args.seconds <= LONGEST:
-        raise UserError(f"--seconds {args.seconds:g}: give from {shortest:g}, the length of one frame, to {LONGEST}")
+    check_seconds(args.seconds, kind)
     whole = count_size(teacher.cfg, args.seconds) if teacher else None
     if not args.params and not args.macs:
         raise UserError("there is no budget: give --params, --macs or both, such as --params 25M")

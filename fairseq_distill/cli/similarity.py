@@ -14,7 +14,8 @@ from ..data.speech_sample import SpeechSample
 from ..layer_clusters.fingerprint import identify
 from ..layer_clusters.pictures import draw_similarity
 from ..layer_clusters.similarity import Similarity, compare_encoders
-from .clusters import add_sample_arguments, describe_comparison
+from .clusters import SAMPLE_RANGES, add_sample_arguments, describe_comparison
+from .numbers import check_numbers
 
 HELP = "layer by layer, how alike two encoders are"
 
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compare, print, draw."""
+    check_numbers(args, **SAMPLE_RANGES)
     student, teacher = load_encoder(args.student), load_encoder(args.teacher)
     sample = SpeechSample(args.manifest, args.seconds, args.seed, student.cfg, teacher.cfg)
     similarity = compare_encoders(student, teacher, sample, args.measure, args.share, args.seed)

@@ -23,12 +23,14 @@ from ..encoder.pieces import LONGEST
 from ..encoder.size import frame_rate
 from ..errors import UserError
 from ..layer_clusters.fingerprint import identify
+from ..run.ranges import POSITIVE, Range
 from ..units.fitting import MAX_FRAMES, fit_units
 from ..units.folder import KMEANS, LABEL_ENDING, check_folder, label_file, write_units
 from ..units.frames import LayerFrames
 from ..units.kmeans import KMeans, Origin, check_origin
 from ..units.labelling import Labelled, Labeller
 from ..units.storage import read_kmeans
+from .numbers import SEED, check_numbers
 
 HELP = "k-means units of a teacher's layer, as labels for HuBERT's masked prediction"
 
@@ -130,10 +132,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
     for name, default in _NEW.items():
         if getattr(args, name) is None:
             setattr(args, name, default)
-    if args.clusters < 2:
-        raise UserError(f"--clusters {args.clusters}: must be at least 2")
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"--seed {args.seed}: must be from 0 to {2**32 - 1}")
+    check_numbers(args, clusters=Range(2), seconds=POSITIVE, seed=SEED)
 
 
 def _check_layer(args: argparse.Namespace, teacher: SpeechEncoder) -> None:

@@ -31,6 +31,7 @@ example:
 """
 
 FIRST = {"train": None, "valid": "dev-clean", "test": "test-clean"}  # taken alone where it is there
+_MOST_PIECES = 1_000_000
 PREFIX = {"train": "train-", "valid": "dev-", "test": "test-"}
 
 
@@ -63,6 +64,8 @@ def write(args: argparse.Namespace, source: Path, folder: NewFolder) -> Report:
     """
     if (source / "LibriSpeech").is_dir():
         source = source / "LibriSpeech"
+    if args.pieces is not None and not 1 <= args.pieces <= _MOST_PIECES:
+        raise UserError(f"--pieces {args.pieces}: give a number of pieces, such as 1000, at most {_MOST_PIECES}")
     subsets = choose_subsets(source, vars(args))
     if args.pieces is not None:
         load_sentencepiece()  # before the work: it may not be there

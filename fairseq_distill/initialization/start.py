@@ -34,6 +34,8 @@ STANDALONE = {
     "init_clusters": "",
     "init_width": "none",
 }
+# of LAYER_FIELDS, recipes give their own, which are passed over with a line in the log
+_NEVER_PASSED_OVER = ("extractor_mode", "conv_feature_layers", "conv_bias", "layer_heads", "layer_ffn_dims")
 _SEED = 0  # of the utterances for activations, not the run's: runs that differ in their seed start alike
 
 
@@ -164,12 +166,13 @@ def shape_like(config: EncoderConfig, like: str, depth: int, layers: Sequence[in
 
 
 def _check_given(cfg: Any, shape: Dict[str, Any], like: str) -> None:
-    """Refuse a convolution stack that the user gave and `like_init` would pass over: neither default nor the same."""
+    """Refuse a shape that the user gave and `like_init` would pass over: neither default nor the same."""
     defaults = EncoderConfig()
-    for name in ("extractor_mode", "conv_feature_layers", "conv_bias"):
+    for name in _NEVER_PASSED_OVER:
         if name not in shape:
             continue
         given, taken = getattr(cfg, name), shape[name]
+        given = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else given
         given = getattr(given, "value", given)  # of a choice, its text
         if given not in (taken, getattr(defaults, name)):
             raise UserError(

@@ -65,6 +65,9 @@ def _read_or_compute(request: ClusterRequest, path: Path, device: str) -> List[L
         "weights_sha256": [fingerprint_weights(encoder) for encoder in encoders],
         "sample_rate": encoders[0].cfg.sample_rate,
     }
+    depth = min(encoder.depth for encoder in encoders)
+    if not 1 <= wanted["clusters"] <= depth:
+        raise UserError(f"criterion.clusters={wanted['clusters']} must be from 1 to {depth}, the layers there are")
     if path.exists():
         found = read_clusters(path)
         # files from before rates were told apart are of the one that there was

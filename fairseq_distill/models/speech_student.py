@@ -157,6 +157,13 @@ class SpeechStudent(SpeechEncoder):
         What was taken over is written into the run's settings and `init` is emptied there: the student's own checkpoint
         needs no other file.
         """
+        try:
+            return cls._build(cfg, task)
+        except ValueError as error:  # of settings that do not go together, see EncoderConfig.check
+            raise UserError(f"model.{error}") from error
+
+    @classmethod
+    def _build(cls, cfg: SpeechStudentConfig, task: Any) -> "SpeechStudent":
         run = find_run(cfg)
         start = Start(cfg) if cfg.init else None
         waves = {"normalize": bool(getattr(task.cfg, "normalize", False))}

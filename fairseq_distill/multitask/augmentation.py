@@ -5,6 +5,7 @@ and draws from NumPy's global generator. Random crops are fairseq's own (`task.m
 """
 
 import logging
+import math
 from fractions import Fraction
 from typing import Optional, Sequence
 
@@ -71,6 +72,14 @@ class NoiseManifest:
         return noise.numpy()
 
 
+def check_lists(speeds: Sequence[float], snr: Sequence[float]) -> None:
+    """Raise UserError where `task.speeds` or `task.noise_snr` has what cannot be."""
+    if any(not 0.5 <= speed <= 2 for speed in speeds):
+        raise UserError(f"task.speeds={list(speeds)} must be factors from 0.5 to 2")
+    if len(snr) != 2 or not -math.inf < snr[0] <= snr[1] < math.inf:
+        raise UserError(f"task.noise_snr={list(snr)} must be the lowest and the highest ratio, in dB")
+
+
 class Augmentation:
     """Speed, then noise.
 
@@ -93,10 +102,7 @@ class Augmentation:
         noise_probability: float = 1.0,
         min_samples: int = 1,
     ):
-        if any(not 0.5 <= speed <= 2 for speed in speeds):
-            raise UserError(f"task.speeds={list(speeds)} must be factors from 0.5 to 2")
-        if len(snr) != 2 or snr[0] > snr[1]:
-            raise UserError(f"task.noise_snr={list(snr)} must be the lowest and the highest ratio, in dB")
+        check_lists(speeds, snr)
         if not 0 <= noise_probability <= 1:
             raise UserError(f"task.noise_probability={noise_probability} must be from 0 to 1")
         self.speeds, self.noise, self.snr = list(speeds), noise, (snr[0], snr[1])

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Callable, Union
+from typing import Callable, Optional, Union
 
 from ..errors import UserError
 
@@ -46,3 +46,16 @@ def put_in_place(partial: PathLike, path: PathLike) -> None:
         pass
     finally:
         os.close(folder)
+
+
+def find_cause(error: BaseException) -> Optional[OSError]:
+    """The system's error behind one of torch's, or itself; None if there is none."""
+    cause: Optional[BaseException] = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
+def find_reason(error: BaseException) -> str:
+    """What the system said about a file, in words; else what the error itself says."""
+    return getattr(find_cause(error), "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]

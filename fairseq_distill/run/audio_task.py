@@ -12,7 +12,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from .ranges import COUNT, FRACTION, NOT_NEGATIVE
-from .settings import find_run, find_section, find_seed
+from .settings import check_run, find_run, find_section, find_seed
 from .workers import check_workers
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class AudioTask(FairseqTask):
         """Set the task up; neither data nor teacher is touched."""
         if not kwargs.get("from_checkpoint"):  # 0.12.2 never says so; what was trained has settings that pass
             check_workers(find_run(cfg))
+            check_run(find_run(cfg))
         return cls(cfg)
 
     def find_seed(self, split: str) -> int:

@@ -7,7 +7,7 @@ we inherit from fairseq have theirs here.
 import math
 from dataclasses import fields
 from numbers import Real
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 
 class Range(NamedTuple):
@@ -25,7 +25,8 @@ class Range(NamedTuple):
     def holds(self, value: float) -> bool:
         """Whether a value is inside; infinity and NaN never are."""
         enough = value > self.low if self.above else value >= self.low
-        return math.isfinite(value) and enough and (self.high is None or value <= self.high)
+        finite = isinstance(value, int) or math.isfinite(value)  # which fails on whole numbers beyond floats
+        return finite and enough and (self.high is None or value <= self.high)
 
     def __str__(self) -> str:
         low = f"above {self.low:,}" if self.above else f"at least {self.low:,}"
@@ -71,6 +72,41 @@ INHERITED: Dict[str, Range] = {
     "required_seq_len_multiple": COUNT,
     "depthwise_conv_kernel_size": COUNT,
 }
+
+# of a run's other sections; numbers in lists, each of them
+FAIRSEQ: Dict[str, Dict[str, Range]] = {
+    "optimization": {
+        "max_epoch": NOT_NEGATIVE,
+        "max_update": NOT_NEGATIVE,
+        "clip_norm": NOT_NEGATIVE,
+        "lr": NOT_NEGATIVE,
+        "update_freq": COUNT,
+    },
+    "dataset": {"max_tokens": COUNT, "batch_size": COUNT, "num_workers": NOT_NEGATIVE},
+    "checkpoint": {"save_interval": COUNT, "save_interval_updates": NOT_NEGATIVE},
+}
+
+
+def check_fairseq(run: Any) -> None:
+    """Check numbers of a run's own sections, of which fairseq says little, or trains nonsense.
+
+    Args:
+        run: the whole run's settings; sections that are not there are passed over.
+
+    Raises:
+        ValueError: the first one that is outside, with its value and what is allowed.
+    """
+    optimizer = run["optimizer"] if "optimizer" in run else {}  # noqa: SIM401  # structs of omegaconf 2.0 raise
+    groups = (optimizer["groups"] or {}) if "groups" in optimizer else {}
+    rates = {f"optimizer.groups.{group}": {"lr_float": NOT_NEGATIVE} for group in groups}
+    parts = {f"optimizer.groups.{group}": groups[group] for group in groups}
+    parts.update({section: run[section] for section in FAIRSEQ if section in run})
+    for section, settings in parts.items():
+        for name, allowed in {**FAIRSEQ, **rates}[section].items():
+            value = settings[name] if name in settings else None  # noqa: SIM401  # structs of omegaconf 2.0 raise
+            several = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+            if any(isinstance(one, Real) and not allowed.holds(float(one)) for one in several):
+                raise ValueError(f"{section}.{name}={value} must be {allowed}")
 
 
 def check_ranges(settings: Any, kind: Any, section: str = "") -> None:

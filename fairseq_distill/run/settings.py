@@ -7,7 +7,7 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf, open_dict
 
 from ..errors import UserError
-from .ranges import check_ranges
+from .ranges import check_fairseq, check_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,14 @@ def check_section(section: Any, kind: Any, name: str) -> None:
     """
     try:
         check_ranges(section, kind, name)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def check_run(run: Any) -> None:
+    """Raise UserError, naming the setting, where a number in fairseq's own sections of a run makes no sense."""
+    try:
+        check_fairseq(run)
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -16,7 +16,7 @@ from ..distillation.teacher import Teacher
 from ..encoder.layer_groups import parse_groups
 from ..errors import UserError
 from ..initialization.start import check_rate
-from ..multitask.augmentation import Augmentation, NoiseManifest
+from ..multitask.augmentation import Augmentation, NoiseManifest, check_lists
 from ..multitask.dataset import load_multitask_dataset
 from ..multitask.distillation import check_teacher
 from ..multitask.labels import collect_classes
@@ -141,6 +141,7 @@ class SpeechMultitaskTask(AudioTask):
             criterion = read_run_settings(model_cfg, "criterion", SpeechMultitaskCriterionConfig())
             check_section(criterion, SpeechMultitaskCriterionConfig, "criterion")
             check_model(model_cfg)
+            check_lists(list(self.cfg.speeds), list(self.cfg.noise_snr))
             learn = str(criterion.weighting) == "uncertainty"
             reason = f"criterion.weighting={criterion.weighting}"
             settle(run, "model", {"learn_task_weights": learn}, reason, model_cfg)

@@ -1,12 +1,17 @@
 """Hydra imports `hydra_plugins.*` at its start: this one gives recipes `${fairseq_distill:user_dir}`, an absolute path.
 
+And it repairs how Hydra 1.0 reports errors: here, since errors come before fairseq imports the user-dir, too.
+
 fairseq imports `common.user_dir` after Hydra has changed the working directory, so a relative path would not be found.
 Every Hydra program of the environment imports this module: keep it free of fairseq and torch.
 """
 
 import importlib.util
 import os
+import traceback
+from typing import Any
 
+from hydra._internal import utils as hydra_utils
 from omegaconf import OmegaConf
 
 
@@ -29,3 +34,12 @@ if hasattr(OmegaConf, "register_new_resolver"):
     OmegaConf.register_new_resolver("fairseq_distill", locate, replace=True)
 elif OmegaConf.get_resolver("fairseq_distill") is None:
     OmegaConf.register_resolver("fairseq_distill", locate)
+
+
+def print_exception(etype: Any, value: BaseException, tb: Any) -> None:
+    """Print an error as Python does; Hydra 1.0 gives the first argument by a name that Python 3.10 took away."""
+    traceback.print_exception(type(value), value, tb)
+
+
+if hasattr(hydra_utils, "print_exception"):  # Hydra 1.0
+    hydra_utils.print_exception = print_exception

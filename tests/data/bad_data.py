@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -344,3 +345,23 @@ def list_clusters(plain: dict) -> Dict[str, Text]:
         "a byte order mark": Text(b"\xef\xbb\xbf" + text),
         **{name: Text(make(), none) for name, make in changes.items()},
     }
+
+
+def count_cases() -> Dict[str, int]:
+    """How many cases there are of each kind."""
+    with tempfile.TemporaryDirectory() as folder:
+        counts = {"audio": len(write_audio(Path(folder)))}
+    texts = {
+        "manifests": list_manifests("/"),
+        "labels": list_labels(),
+        "units": list_units(),
+        "dictionaries": list_dictionaries(),
+        "trials": list_trials(),
+        "clusters": list_clusters({"similarity": {}}),
+    }
+    return {**counts, **{name: len(cases) for name, cases in texts.items()}}
+
+
+if __name__ == "__main__":
+    found = count_cases()
+    print(", ".join(f"{count} {name}" for name, count in found.items()), "=", sum(found.values()))

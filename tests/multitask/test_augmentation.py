@@ -94,7 +94,11 @@ def test_noise_at_another_rate_is_refused_also_if_it_is_a_single_file(tmp_path):
     "settings, message",
     [
         ({"speeds": [0.1]}, "task.speeds"),
+        ({"speeds": [1.0, float("nan")]}, "task.speeds"),
         ({"snr": (10, 5)}, "task.noise_snr"),
+        ({"snr": (10,)}, "task.noise_snr"),
+        ({"snr": (float("nan"), 5)}, "task.noise_snr"),
+        ({"snr": (0, float("inf"))}, "task.noise_snr"),
         ({"noise_probability": 2}, "noise_probability"),
     ],
 )

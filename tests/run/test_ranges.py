@@ -12,8 +12,8 @@ from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.errors import UserError
 from fairseq_distill.models.speech_student import SpeechStudentConfig
 from fairseq_distill.multitask.settings import SpeechMultitaskConfig, SpeechMultitaskCriterionConfig
-from fairseq_distill.run.ranges import INHERITED, Range, check_ranges, find_range
-from fairseq_distill.run.settings import check_model, check_section
+from fairseq_distill.run.ranges import FAIRSEQ, INHERITED, Range, check_ranges, find_range
+from fairseq_distill.run.settings import check_model, check_run, check_section
 from fairseq_distill.tasks.speech_distillation import SpeechDistillationConfig
 from fairseq_distill.tasks.speech_multitask import SpeechMultitaskTaskConfig
 
@@ -90,6 +90,32 @@ def test_the_sentence_says_what_is_allowed(name, value, sentence):
             check_section(settings, Settings, "task")
         assert str(refusal.value) == sentence
     check_section(OmegaConf.create({"share": None, "free": -5}), Settings, "task")
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        *((section, name, ranges[name].low - 1) for section, ranges in FAIRSEQ.items() for name in ranges),
+        ("optimization", "update_freq", [2, 0]),
+        ("optimization", "lr", [math.nan]),
+        ("optimization", "clip_norm", math.inf),
+        ("optimizer.groups.gates", "lr_float", -0.02),
+        ("optimizer.groups.gates", "lr_float", math.nan),
+    ],
+)
+def test_numbers_of_other_sections_are_refused_by_name(section, name, value):
+    """fairseq divides by an update_freq of 0, and climbs with a negative rate."""
+    run = OmegaConf.create({"optimization": {"lr": [0.1], "update_freq": [1]}, "optimizer": {"_name": "composite"}})
+    check_run(run)
+    OmegaConf.update(run, f"{section}.{name}", value, merge=False)
+    OmegaConf.set_struct(run, True)
+    with pytest.raises(UserError, match=rf"^{section}\.{name}=.* must be at least"):
+        check_run(run)
+
+
+def test_a_run_without_sections_is_none_of_ours():
+    check_run({})
+    check_run(OmegaConf.create({"dataset": {"max_tokens": None, "batch_size": 3}, "optimizer": {"groups": None}}))
 
 
 def test_a_model_is_checked_by_the_dataclass_that_it_is_registered_with():

@@ -108,7 +108,7 @@ def test_two_teachers_and_a_student_of_fewer_layers(folder, tmp_path):
     "overrides, sentence",
     [
         ({"criterion__clusters": "null"}, "criterion.groups=auto needs criterion.clusters"),
-        ({"criterion__clusters": 9}, "clusters=9: must be from 1 to the 5 layers"),
+        ({"criterion__clusters": 9}, "criterion.clusters=9 must be from 1 to 5, the layers"),
         ({"criterion.groups_file": "/nowhere.json"}, "criterion.groups_file"),
     ],
 )

@@ -23,6 +23,7 @@ from typing import Any, Dict
 
 from ...evaluation.probing import LABEL_KINDS, SPLITS, evaluate_probe
 from ..formatting import align, describe_costs, describe_interval, describe_pairs
+from ..numbers import SEED, check_numbers
 
 HELP = "a frozen encoder: keywords or speakers by a linear probe, and speaker verification"
 EPILOG = """\
@@ -76,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> Dict[str, Any]:
     """The result, as `--json` prints it."""
+    check_numbers(args, random_weights=SEED)
     return evaluate_probe(args.checkpoint, args.data, args.label, args.cache, args.random_weights, args.trials)
 
 
