@@ -44,6 +44,15 @@ SUPERB = [
     )
 ]
 
+# What opens the files of `fairseq-distill export`; newer releases of most need Python 3.10.
+EXPORT = [
+    "safetensors",
+    "transformers; python_version >= '3.10'",
+    "onnx; python_version >= '3.10'",
+    "onnxscript; python_version >= '3.10'",
+    "onnxruntime; python_version >= '3.10'",
+]
+
 DEV = [
     "pytest",
     # Most tests keep one core busy, so several files run at once.
@@ -80,6 +89,6 @@ setup(
     # `fairseq_distill/config` is a link to `config`; the wheel gets the files.
     package_data={"fairseq_distill": ["py.typed", "config/*/*.yaml", "config/*/*/*.yaml"]},
     install_requires=PLAIN,
-    extras_require={"fairseq": FAIRSEQ, "plots": PLOTS, "superb": SUPERB, "dev": DEV},
+    extras_require={"fairseq": FAIRSEQ, "plots": PLOTS, "export": EXPORT, "superb": SUPERB, "dev": DEV},
     entry_points={"console_scripts": ["fairseq-distill = fairseq_distill.cli.main:main"]},
 )

@@ -48,7 +48,7 @@ install_requirements() {
         "$1" -m venv "$2" &&
         # fairseq 0.12.2, for Python before 3.11, needs omegaconf 2.0, whose metadata pip 24.1 and later refuse
         "$2/bin/python" -m pip install --disable-pip-version-check --quiet --upgrade 'pip<24.1' setuptools wheel &&
-        "$2/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$checkout[fairseq,plots,dev]" &&
+        "$2/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$checkout[fairseq,plots,export,dev]" &&
         # the copy of the package that came with its requirements must not hide the checkout; its command stays
         "$2/bin/python" -m pip uninstall --quiet --yes fairseq-distill &&
         printf '#!%s\nimport sys\nfrom fairseq_distill.cli.main import main\nsys.exit(main())\n' "$2/bin/python" \

@@ -1,4 +1,4 @@
-"""Write a student as a file that other tools open without this package."""
+"""Write a student as a file or folder that other tools open without this package."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from ..export.source import Options, read_source
 from ..export.writing import FORMATS, export
 from .formatting import align
 
-HELP = "a student as a file that opens without this package: ONNX, TorchScript, stock fairseq, WavLM and others"
+HELP = "a student for tools that do not know this package: stock fairseq, transformers, ONNX, plain torch and others"
 _FORMATS = "\n".join(f"  {name:<13}{module.HELP}" for name, module in FORMATS.items())
 EPILOG = f"""formats:
 {_FORMATS}
@@ -20,17 +20,18 @@ examples:
   fairseq-distill export small_wavlm.pt WavLM-Small.pt --format wavlm
   fairseq-distill export student.pt student.onnx --format onnx
   fairseq-distill export student.pt student_int8.onnx --format onnx --quantize int8
+  fairseq-distill export pruned.pt pruned_folder --format transformers
 
-The encoder alone is written, of a fine-tuned model too. Before the file is put in place, the other code runs it: waves
-of several lengths and a padded batch, every layer; nothing is written if one differs by more than {TOLERANCE:g} of its
-size, or by what the format says. A student with a shape that the format has no setting for is refused with that
-setting. A teacher may be given too."""
+The encoder alone is written, of a fine-tuned model too; transformers gets a CTC model whole. Before it is put in
+place, the other code runs it: waves of several lengths and a padded batch, every layer; nothing is written if one
+differs by more than {TOLERANCE:g} of its size, or by what the format says. A student with a shape that the format has
+no setting for is refused with that setting. A teacher may be given too."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `fairseq-distill export`."""
     parser.add_argument("checkpoint", metavar="STUDENT", help="any checkpoint that fairseq-distill info reads")
-    parser.add_argument("output", metavar="OUT", type=Path, help="where to write")
+    parser.add_argument("output", metavar="OUT", type=Path, help="file or folder to write, by the format")
     parser.add_argument("--format", choices=FORMATS, required=True, help="what to write, see below")
     parser.add_argument(
         "--hidden-states", action="store_true", help="write every layer's output too (onnx, pt2, torchscript)"

@@ -5,7 +5,8 @@ from typing import Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tup
 import torch
 from torch import Tensor
 
-from ..encoder.model import SpeechEncoder, normalize_wave, require
+from ..encoder.config import EncoderConfig
+from ..encoder.model import EncoderOutput, normalize_wave, require
 
 TOLERANCE = 1e-5
 # frames of the waves that are compared alone, of odd and even number, and of those in a padded batch
@@ -14,10 +15,23 @@ _PADDED = (75, 49, 20)
 
 
 class Reader(Protocol):
-    """The network of an exported file as other code runs it."""
+    """The network of an exported file as other code runs it.
+
+    One that has `normalizes` = True is given waves as they are, as it normalises them itself if they are to be.
+    """
 
     def __call__(self, waves: Tensor, padding_mask: Optional[Tensor]) -> List[Tensor]:
         """Waves (batch, samples), normalised if they are to be, to the states that the format promises."""
+
+
+class Reference(Protocol):
+    """What an exported file has to equal: a `SpeechEncoder`, or what gives one state more."""
+
+    cfg: EncoderConfig
+    normalize_input: bool
+
+    def encode(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> EncoderOutput:
+        """See `SpeechEncoder.encode`."""
 
 
 class Differences(NamedTuple):
@@ -40,7 +54,7 @@ class Promise(NamedTuple):
         all_states: all of `list_states`, or only the final output.
         normalizes: the file normalises waves itself where the encoder does.
         padded: it takes padded batches.
-        exact_padding: in these a wave gives what it gives alone.
+        exact_padding: in these a wave gives what it gives alone; where the format has a get_reference, that decides.
         shortest: frames of the shortest wave that it takes.
     """
 
@@ -64,19 +78,15 @@ def list_states(hidden: List[Tensor], x: Tensor) -> List[Tensor]:
 
 
 @torch.no_grad()
-def compare(encoder: SpeechEncoder, reader: Reader, promise: Promise = STOCK) -> Differences:
+def compare(encoder: Reference, reader: Reader, promise: Promise = STOCK) -> Differences:
     """Run both on noise; not a number where either's output is."""
     frames = [max(count, promise.shortest) for count in _ALONE]
-    exact, encoder.exact_padding = encoder.exact_padding, promise.exact_padding
-    try:
-        alone = [_measure(encoder, reader, waves, None, promise) for waves in _make_waves(encoder, frames)]
-        padded = _measure(encoder, reader, *_make_padded(encoder), promise) if promise.padded else None
-    finally:
-        encoder.exact_padding = exact
+    alone = [_measure(encoder, reader, waves, None, promise) for waves in _make_waves(encoder, frames)]
+    padded = _measure(encoder, reader, *_make_padded(encoder), promise) if promise.padded else None
     return Differences(_largest(alone), padded)
 
 
-def _make_padded(encoder: SpeechEncoder) -> Tuple[Tensor, Tensor]:
+def _make_padded(encoder: Reference) -> Tuple[Tensor, Tensor]:
     """Waves (batch, samples) of unequal lengths, and their padding mask."""
     longest, *shorter = _make_waves(encoder, _PADDED)
     lengths = torch.tensor([wave.size(1) for wave in (longest, *shorter)])
@@ -84,7 +94,7 @@ def _make_padded(encoder: SpeechEncoder) -> Tuple[Tensor, Tensor]:
     return longest.repeat(len(lengths), 1).masked_fill(padding_mask, 0), padding_mask
 
 
-def _make_waves(encoder: SpeechEncoder, frames: Sequence[int]) -> Iterator[Tensor]:
+def _make_waves(encoder: Reference, frames: Sequence[int]) -> Iterator[Tensor]:
     """Noise (1, samples) that gives so many frames, with some samples to spare."""
     shortest, stride = encoder.cfg.shortest_wave, encoder.cfg.frame_stride
     generator = torch.Generator().manual_seed(0)
@@ -93,12 +103,13 @@ def _make_waves(encoder: SpeechEncoder, frames: Sequence[int]) -> Iterator[Tenso
 
 
 def _measure(
-    encoder: SpeechEncoder, reader: Reader, waves: Tensor, padding_mask: Optional[Tensor], promise: Promise
+    encoder: Reference, reader: Reader, waves: Tensor, padding_mask: Optional[Tensor], promise: Promise
 ) -> float:
     output = encoder.encode(waves, padding_mask)
     ours = list_states([require(hidden) for hidden in output.hidden], require(output.x))
     ours = ours if promise.all_states else ours[-1:]
-    outside = encoder.normalize_input and not promise.normalizes
+    inside = promise.normalizes or getattr(reader, "normalizes", False)
+    outside = encoder.normalize_input and not inside
     theirs = reader(normalize_wave(waves, padding_mask) if outside else waves, padding_mask)
     if [state.shape for state in theirs] != [state.shape for state in ours]:
         return float("inf")

@@ -5,18 +5,32 @@ from types import ModuleType
 from typing import List
 
 from ..errors import UserError
-from ..output.files import write_whole
-from . import dphubert, exported_program, microsoft_wavlm, onnx_file, stock_fairseq, torchscript
+from ..output.files import write_folder, write_whole
+from . import (
+    dphubert,
+    exported_program,
+    microsoft_wavlm,
+    onnx_file,
+    safetensors_folder,
+    stock_fairseq,
+    torchscript,
+    transformers_folder,
+)
 from .comparison import STOCK, Differences, Promise, compare
+from .folder import refuse_place
 from .source import Source
 
 # Each module has HELP and READER (who runs the file to compare), describe(source), which names things for the report,
 # check(source), which refuses what does not fit, write(source, path), and open_file(path, source), which gives a
-# `comparison.Reader`. It may have promise(source), where its files are not as a `Promise` says by itself, and OPTIONS,
-# the names of those in `source.Options` that it takes.
+# `comparison.Reader`. It may have promise(source), where its files are not as a `Promise` says by itself; OPTIONS, the
+# names of those in `source.Options` that it takes; FOLDER = True (a folder is written); get_reference(source) (the
+# encoder that the file equals, if it is not the source's as it stands); and finish(path, source, differences, name),
+# which adds what was measured.
 FORMATS = {
     "fairseq": stock_fairseq,
     "wavlm": microsoft_wavlm,
+    "transformers": transformers_folder,
+    "safetensors": safetensors_folder,
     "dphubert": dphubert,
     "onnx": onnx_file,
     "torchscript": torchscript,
@@ -37,22 +51,31 @@ def export(source: Source, format_name: str, output: Path) -> Differences:
     for name in source.options.list_set():
         if name not in getattr(module, "OPTIONS", ()):
             raise UserError(f"--{name.replace('_', '-')} is no option of --format {format_name}: see export --help")
+    as_folder = getattr(module, "FOLDER", False)
+    if as_folder:
+        refuse_place(output)
     module.check(source)
     found: List[Differences] = []
 
     def fill(partial: Path) -> None:
         module.write(source, partial)
         found.append(_check_file(source, module, partial, output))
+        if hasattr(module, "finish"):
+            module.finish(partial, source, found[0], output.name)
 
-    write_whole(output, fill)
+    (write_folder if as_folder else write_whole)(output, fill)
     return found[0]
 
 
 def _check_file(source: Source, module: ModuleType, partial: Path, output: Path) -> Differences:
     """Compare what was written with the encoder."""
     promise: Promise = module.promise(source) if hasattr(module, "promise") else STOCK
+    source.encoder.exact_padding = promise.exact_padding
+    encoder = module.get_reference(source) if hasattr(module, "get_reference") else source.encoder
+    reader = None
     try:
-        differences = compare(source.encoder, module.open_file(partial, source), promise)
+        reader = module.open_file(partial, source)
+        differences = compare(encoder, reader, promise)
     except UserError:
         raise
     except Exception as error:  # whatever another's code raises
@@ -60,6 +83,10 @@ def _check_file(source: Source, module: ModuleType, partial: Path, output: Path)
             f"{output} is not written: {module.READER} does not run what was exported from {source.checkpoint.path}: "
             f"{type(error).__name__}: {error}"
         ) from error
+    finally:
+        close = getattr(reader, "close", None)
+        if close is not None:
+            close()
     found = [difference for difference in differences if difference is not None]
     if not all(difference <= promise.tolerance for difference in found):
         padded = "" if differences.padded is None else f", and by {differences.padded:.1e} in a padded batch"

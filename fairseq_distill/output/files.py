@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Callable, Optional, Union
 
@@ -59,3 +60,39 @@ def find_cause(error: BaseException) -> Optional[OSError]:
 def find_reason(error: BaseException) -> str:
     """What the system said about a file, in words; else what the error itself says."""
     return getattr(find_cause(error), "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def write_folder(path: PathLike, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a new folder beside `path`, and put it in the place of `path`, of which nothing is left.
+
+    Raises:
+        UserError: it cannot be written, or `write` raised ValueError or RuntimeError; what was there is there still.
+    """
+    target = Path(os.path.realpath(path))
+    partial, earlier = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("partial", "earlier"))
+    try:
+        partial.mkdir(parents=True)
+        try:
+            write(partial)
+            for file in partial.iterdir():
+                with open(file, "rb") as opened:
+                    os.fsync(opened.fileno())
+            _exchange(partial, target, earlier)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be written: {error}") from error
+
+
+def _exchange(partial: Path, target: Path, earlier: Path) -> None:
+    """Rename a folder to `target`; one that is there goes, once the new one is in its place."""
+    if not target.exists():
+        os.rename(partial, target)
+        return
+    os.rename(target, earlier)
+    try:
+        os.rename(partial, target)
+    except BaseException:
+        os.rename(earlier, target)
+        raise
+    shutil.rmtree(earlier)

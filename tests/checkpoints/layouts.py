@@ -127,7 +127,7 @@ def hydra_cfg(model_name: str, model: Any, task: Dict[str, Any], **changes: Any)
         "optimization": plain_settings(OptimizationConfig()),
         "checkpoint": plain_settings(CheckpointConfig()),
         "task": {"data": "/nowhere/manifests", "sample_rate": 16_000, **task},
-        "criterion": {"_name": "wav2vec"},
+        "criterion": {"_name": "ctc" if model_name.endswith("_ctc") else "wav2vec"},
         "model": {**model, "_name": model_name, **changes},
         "ema": None,
         "job_logging_cfg": {"version": 1, "handlers": {"console": {"class": "logging.StreamHandler"}}},

@@ -52,11 +52,11 @@ LAYER = "encoder.layers.1.self_attn.q_proj.weight"
 WEIGHTS = {
     "missing": ({LAYER: None}, f"{LAYER} is missing"),
     "misshapen": ({LAYER: torch.zeros(47, 48)}, rf"{LAYER} is \(47, 48\), its settings say \(48, 48\)"),
-    "whole numbers": ({LAYER: torch.zeros(48, 48, dtype=torch.int64)}, f"{LAYER} is of torch.int64"),
-    "complex": ({LAYER: torch.zeros(48, 48, dtype=torch.complex64)}, f"{LAYER} is of torch.complex64"),
+    "whole numbers": ({LAYER: torch.zeros(48, 48, dtype=torch.int64)}, f"{LAYER} is of the type torch.int64"),
+    "complex": ({LAYER: torch.zeros(48, 48, dtype=torch.complex64)}, f"{LAYER} is of the type torch.complex64"),
     "sparse": (
         {LAYER: torch.eye(48).to_sparse()},
-        f"{LAYER} is of torch.float32, torch.sparse_coo",
+        f"{LAYER} is a tensor of the layout torch.sparse_coo",
     ),
     "no tensor": ({LAYER: 3}, f"{LAYER} is missing"),
     "too many": ({"encoder.layers.1.adapter.weight": torch.zeros(2)}, "encoder.layers.1.adapter.weight has no place"),

@@ -189,6 +189,6 @@ def test_convolution_layers_are_not_evaluated_by_the_registered_model(tmp_path):
     spec = f"[(16,10,5)] + [open({str(marker)!r}, 'w') and (16,2,2)]"
     cfg = OmegaConf.create({"_name": "speech_student", "conv_feature_layers": spec})
     task = types.SimpleNamespace(cfg=types.SimpleNamespace(normalize=False), state=types.SimpleNamespace())
-    with pytest.raises(ValueError, match="conv_feature_layers"):
+    with pytest.raises(UserError, match="conv_feature_layers"):
         build_model(cfg, task)
     assert not marker.exists()

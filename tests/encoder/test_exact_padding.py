@@ -153,7 +153,7 @@ def test_gradients_are_the_sum_of_those_of_the_waves_alone(name):
     reached = {key for key, p in encoder.named_parameters()} - {"mask_emb"}
     assert set(together) == reached
     sums = {key: sum(own[key] for own in alone) for key in together}
-    least = 1e-5 * max(float(expected.abs().max()) for expected in sums.values())  # keys' biases change nothing
+    least = 1e-4 * max(float(expected.abs().max()) for expected in sums.values())  # keys' biases change nothing
     for key, expected in sums.items():
         size = max(float(expected.abs().max()), least)
         assert float((together[key] - expected).abs().max()) < LIMIT * size, key

@@ -122,10 +122,14 @@ def test_half_precision_keeps_scores_in_single():
 def test_build_takes_shape_and_weights_of_any_encoder(tmp_path):
     path = save_teacher(tmp_path / "teacher.pt", seed=3, normalize=True)
     cfg = OmegaConf.structured(SpeechMultitaskConfig(init=path, dropout=0.25))
-    model = SpeechMultitask.build_model(cfg, SimpleNamespace(tasks=parse_tasks(TASKS), classes=CLASSES))
+    model = SpeechMultitask.build_model(
+        cfg, SimpleNamespace(tasks=parse_tasks(TASKS), classes=CLASSES, cfg=SimpleNamespace(sample_rate=16_000))
+    )
     assert cfg.init == "" and cfg.encoder_embed_dim == 48 and cfg.normalize and model.cfg.dropout == 0.25
     for key, value in load_encoder(path).state_dict().items():
         assert torch.equal(model.encoder.state_dict()[key], value), key
     cfg.init = str(tmp_path / "nowhere.pt")
     with pytest.raises(UserError, match="model.init=.*nowhere.pt: no such file"):
-        SpeechMultitask.build_model(cfg, SimpleNamespace(tasks=parse_tasks(TASKS), classes=CLASSES))
+        SpeechMultitask.build_model(
+            cfg, SimpleNamespace(tasks=parse_tasks(TASKS), classes=CLASSES, cfg=SimpleNamespace(sample_rate=16_000))
+        )

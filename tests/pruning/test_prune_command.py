@@ -195,8 +195,7 @@ def test_interrupted_write_leaves_nothing_and_keeps_an_older_result(tmp_path, ca
 
     monkeypatch.setattr(saving.torch, "save", write_half)
     if isinstance(error, KeyboardInterrupt):
-        with pytest.raises(KeyboardInterrupt):
-            main(["prune", str(source), str(out)])
+        assert main(["prune", str(source), str(out)]) == 130
     else:
         assert f"{out} cannot be written: {error}" in refuse(["prune", source, out], capsys)
     assert sorted(os.listdir(tmp_path)) == ["pruned.pt", "stage1.pt"] and out.read_bytes() == b"older"
