@@ -66,6 +66,7 @@ SHAPES = {
     "no projection": dict(encoder_embed_dim=32),
     "conv bias": dict(conv_bias=True),
     "projection all the same": dict(encoder_embed_dim=32, project_features=True),
+    "scaled features": dict(scale_features=True),
     "data2vec of that width": dict(encoder_embed_dim=32, family="data2vec", pos_conv_depth=2),
     "odd kernel": dict(conv_pos=15),
     "head width": dict(head_dim=5),

@@ -20,6 +20,7 @@ from ..encoder.config import EncoderConfig
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
 from ..pruning.gates import add_gates
+from . import huggingface
 from .families import FAMILY_OF, NAME_OF, NOT_COMPUTED, find_family
 from .fields import find_refused, list_unknown
 from .safe_load import PathLike, read_pickled
@@ -35,6 +36,7 @@ _OWN_PARTS = (
     "layer_norm.",
     "mask_emb",
     "post_extract_proj.",
+    "feature_scale",
     "input_quantizer.",
     "project_inp.",
     "gates.",
@@ -84,7 +86,8 @@ def load_encoder(path: PathLike) -> SpeechEncoder:
 
     Args:
         path: a file of HuBERT, wav2vec 2.0, data2vec audio, WavLM, of what is derived from these with the same network
-            or built around it, or a student of ours (docs/checkpoints.md).
+            or built around it, a folder of Hugging Face, a file of DPHuBERT, or a student of ours
+            (docs/checkpoints.md).
 
     Returns:
         `SpeechEncoder`; call it with waves (batch, samples) at `cfg.sample_rate`. float32 weights stay mapped from the
@@ -125,9 +128,10 @@ def read_checkpoint(path: PathLike) -> EncoderCheckpoint:
         UserError: the file cannot be read, is damaged or refused, or what it holds is no supported speech encoder with
             finite weights.
     """
-    state = read_pickled(path)
+    in_folder = huggingface.is_folder(path)
+    state = huggingface.read_folder(path) if in_folder else read_pickled(path)
     try:
-        contents = unpack(path, state)
+        contents = unpack(path, state, as_stored=not in_folder)
         name, family = _find_name(path, contents)
         config = _make_config(family, contents)
         _leave_out_speaker_layers(contents, config.encoder_layers)

@@ -223,7 +223,7 @@ def _name_today(module: str, name: str) -> str:
 def _check_looks_like_checkpoint(path: Path, compare_checksums: bool) -> bool:
     """Whether the file is a zip archive, torch's format since 1.6; UserError where it cannot be a checkpoint."""
     if path.is_dir():
-        raise UserError(f"{path} is a folder: give a checkpoint file in it")
+        raise UserError(f"{path} is a folder without a config.json: give a checkpoint file in it")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     with open(path, "rb") as file:
@@ -237,7 +237,7 @@ def _check_looks_like_checkpoint(path: Path, compare_checksums: bool) -> bool:
     if text.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a git-lfs pointer, not the checkpoint: run 'git lfs pull' where it comes from")
     if start[8:9] == b"{":  # behind the length of its header
-        raise UserError(f"{path} is a safetensors file, of Hugging Face's form: give fairseq's checkpoint (.pt)")
+        raise UserError(f"{path} is a safetensors file, of Hugging Face's form: give its folder, with config.json")
     if is_zip and not zipfile.is_zipfile(path):
         size = path.stat().st_size
         raise UserError(f"{path} is cut short ({size} bytes, no end of archive): copy or download it again")

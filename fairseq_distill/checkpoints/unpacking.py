@@ -5,6 +5,7 @@ fairseq                                 cfg, sections; or args, flat      model
 WavLM, UniSpeech-SAT of Microsoft       cfg, flat                         model
 s3prl's converted form                  model_cfg, task_cfg               model_weight
 lightning                               cfg, args or hyper_parameters     state_dict
+DPHuBERT, DiariZen                      config, torchaudio's              state_dict, torchaudio's names
 
 The encoder may stand inside another model, under any prefix: then its settings are `w2v_args` or the only ones that
 describe convolutions (`conv_feature_layers`).
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .archive import check_storages
+from .dphubert import is_dphubert, translate
 from .safe_load import PathLike, to_plain
 
 _OTHER_NAMES = {
@@ -79,14 +81,22 @@ class Contents:
         return self.model is not self.settings
 
 
-def unpack(path: PathLike, state: Any) -> Contents:
+def unpack(path: PathLike, state: Any, as_stored: bool = True) -> Contents:
     """An encoder's settings and weights, taken out of the model around it.
+
+    Args:
+        path: the file.
+        state: what it holds.
+        as_stored: its tensors are the file's own, not yet translated.
 
     Raises:
         UserError: the file holds no encoder, or no settings for it, or several encoders.
     """
+    if is_dphubert(state):
+        collect_tensors(path, state["state_dict"])
+        state, as_stored = translate(state), False
     settings, model = _find_containers(path, state)
-    weights, others = collect_tensors(path, model)
+    weights, others = collect_tensors(path, model, as_stored)
     others.update(_count_averages(state))
     prefix = _find_prefix(path, weights)
     settings = _find_settings(path, settings, prefix)
@@ -143,7 +153,7 @@ def _miss_settings(path: PathLike, what: str) -> UserError:
     )
 
 
-def collect_tensors(path: PathLike, model: Mapping) -> Tuple[Dict[str, Tensor], Counter]:
+def collect_tensors(path: PathLike, model: Mapping, as_stored: bool = True) -> Tuple[Dict[str, Tensor], Counter]:
     """(tensors by name, number of tensors of each entry that is no tensor but a collection of them)."""
     weights: Dict[str, Tensor] = {}
     others: Counter = Counter()
@@ -155,7 +165,8 @@ def collect_tensors(path: PathLike, model: Mapping) -> Tuple[Dict[str, Tensor], 
         if name in weights:
             raise UserError(f"{path} holds {name} twice, wrapped in {', '.join(sorted(_WRAPPERS))} and not")
         weights[name] = value.detach()  # without what a pickle may hang on a tensor: hooks, attributes
-    check_storages(path, weights.values())
+    if as_stored:
+        check_storages(path, weights.values())
     return weights, others
 
 

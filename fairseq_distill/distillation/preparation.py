@@ -12,7 +12,7 @@ from ..encoder.conv_spec import ConvLayer, total_stride
 from ..encoder.layer_groups import Group, describe_groups, match_student_layers, parse_groups
 from ..errors import UserError
 from ..initialization.start import check_rate
-from ..run.paths import find_file, make_absolute
+from ..run.paths import find_checkpoint, find_file, make_absolute
 from ..run.settings import find_run, settle
 from .checks import check_labels, check_same
 from .objective import check_objective
@@ -80,7 +80,7 @@ def choose_groups(paths: List[str], task_cfg: Any, model_cfg: Any, criterion: An
         return criterion.groups
     init = model_cfg.get("init")
     if init and init != task_cfg.teacher:  # a pruned student goes on with the groups that it was trained for
-        settings = read_checkpoint(find_file(init, "model.init")).settings.get("model", {})
+        settings = read_checkpoint(find_checkpoint(init, "model.init")).settings.get("model", {})
         trained_for = settings.get("prediction_groups")
         if trained_for:
             logger.info(f"criterion.groups=auto: the groups that {init} was trained for")
@@ -146,5 +146,5 @@ def _settle_waves(run: Any, task_cfg: Any, teacher: EncoderCheckpoint) -> None:
 
 def _find_student_depth(model_cfg: Any) -> int:
     if str(model_cfg.get("like_init", "none")) == "all":
-        return read_checkpoint(find_file(model_cfg.init, "model.init")).config.encoder_layers
+        return read_checkpoint(find_checkpoint(model_cfg.init, "model.init")).config.encoder_layers
     return model_cfg.get("encoder_layers", EncoderConfig.encoder_layers)

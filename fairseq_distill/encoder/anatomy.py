@@ -237,6 +237,8 @@ def list_front_rows(cfg: EncoderConfig) -> Iterator[Row]:
         elif not index:
             yield from _list_norm(f"{block}.2", part, own)
         before = own
+    if cfg.scale_features:
+        yield Row("feature_scale", "projection", (before,))
     yield from _list_norm("layer_norm", "projection", before)
     if cfg.has_projection:
         yield from _list_linear("post_extract_proj", "projection", width, before, "features", reads=True)

@@ -20,6 +20,7 @@ FRONT_FIELDS = [
     "conv_feature_layers",
     "conv_bias",
     "project_features",
+    "scale_features",
 ]
 # with the convolution stack, what makes an encoder one of its teacher's kind whatever its size
 KIND_FIELDS = FRONT_FIELDS + [
@@ -115,6 +116,13 @@ class EncoderConfig(HubertConfig):
         metadata={
             "help": "project the convolutions' output also where it is as wide as the layers; fairseq-distill prune "
             "sets it"
+        },
+    )
+    scale_features: bool = field(
+        default=False,
+        metadata={
+            "help": "a factor on each channel of the convolutions' output: what DPHuBERT's soft gates leave there; its "
+            "files set it"
         },
     )
     time_reduction: int = field(

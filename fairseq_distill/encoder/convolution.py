@@ -245,9 +245,10 @@ class TimeReduction(nn.Conv1d):
         """
         if padding_mask is None:
             return None
-        factor = self.stride[0]
-        frames = padding_mask.size(1) // factor
-        return padding_mask[:, : frames * factor].reshape(-1, frames, factor).any(-1)
+        factor, device = self.stride[0], padding_mask.device
+        first = factor * torch.arange(padding_mask.size(1) // factor, device=device)
+        # by index: what a cut and a reshape ask of the number of frames, torch.export cannot prove
+        return padding_mask[:, first.unsqueeze(1) + torch.arange(factor, device=device)].any(-1)
 
 
 def build_positional_conv(cfg: EncoderConfig) -> Union[PositionalConv, StackedPositionalConv]:

@@ -123,6 +123,7 @@ class SpeechEncoder(HubertModel):
         self.feat2tar_ratio = cfg.label_rate * cfg.frame_stride / cfg.sample_rate
 
         self.feature_extractor = ConvFeatureExtractor(cfg)
+        self.feature_scale = nn.Parameter(torch.ones(self.embed)) if cfg.scale_features else None
         self.post_extract_proj = ScaledLinear(self.embed, width) if cfg.has_projection else None
         self.dropout_input = nn.Dropout(cfg.dropout_input)
         self.dropout_features = KeepingDropout(cfg.dropout_features)
@@ -349,6 +350,8 @@ class SpeechEncoder(HubertModel):
             gates, lengths = self._gates_of_pass, self._lengths_of_pass
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.feature_grad_mult > 0):
             features = self.feature_extractor(source, lengths, gates)
+            if self.feature_scale is not None:
+                features = features * self.feature_scale.unsqueeze(-1)
         if lengths is not None:
             padding = mark_padding(self.feature_extractor.count_frames(lengths), features.size(2))
             features = features.masked_fill(padding.unsqueeze(1), 0)

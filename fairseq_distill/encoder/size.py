@@ -6,7 +6,7 @@ from .anatomy import EXTRAS, Row, count_uses, list_front_rows, list_layer_rows
 from .config import EncoderConfig
 from .model import SpeechEncoder
 
-_BODY = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "encoder.")
+_BODY = ("feature_extractor.", "feature_scale", "layer_norm.", "post_extract_proj.", "encoder.")
 SECONDS = 10.0  # length of the wave that multiply-accumulates are counted for where nothing else is said
 
 

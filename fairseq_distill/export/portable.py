@@ -44,6 +44,7 @@ def describe_network(cfg: EncoderConfig) -> Dict[str, Any]:
         "conv_layers": [list(layer) for layer in cfg.conv_layers],
         "conv_bias": cfg.conv_bias,
         "conv_norm": "layer" if str(cfg.extractor_mode) == "layer_norm" else "group",
+        "scale_features": cfg.scale_features,
         "projection": cfg.has_projection,
         "width": cfg.encoder_embed_dim,
         "positions": {
@@ -89,4 +90,4 @@ def convert_weights(encoder: SpeechEncoder) -> Dict[str, Tensor]:
     return renamed
 
 
-_READ = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "encoder.")
+_READ = ("feature_extractor.", "feature_scale", "layer_norm.", "post_extract_proj.", "encoder.")

@@ -61,6 +61,7 @@ class PortableEncoder(nn.Module):
         config: what `config.json` has as "encoder":
             conv_layers: [[channels, kernel, stride], ...], conv_bias, and conv_norm: "group" = after the first
                 convolution over time, "layer" = after each over channels.
+            scale_features: a factor for each channel of the convolutions' output (DPHuBERT's soft gates).
             width: of the layers; projection = whether the convolutions' output is projected to it.
             positions: kernel, groups, depth (above 1: stacked convolutions) and batch_norm of the positional
                 convolution.
@@ -78,6 +79,7 @@ class PortableEncoder(nn.Module):
         self.config = dict(config)
         channels, width = config["conv_layers"][-1][0], config["width"]
         self.feature_extractor = ConvFeatures(config)
+        self.feature_scale = nn.Parameter(torch.ones(channels)) if config["scale_features"] else None
         self.layer_norm = nn.LayerNorm(channels)
         self.post_extract_proj = nn.Linear(channels, width) if config["projection"] else None
         self.encoder = Transformer(config)
@@ -90,7 +92,10 @@ class PortableEncoder(nn.Module):
         if padding_mask is not None:
             waves = waves.masked_fill(padding_mask, 0)
         features, frames = self.feature_extractor(waves, lengths)
-        features = self.layer_norm(features.transpose(1, 2))
+        features = features.transpose(1, 2)
+        if self.feature_scale is not None:
+            features = features * self.feature_scale
+        features = self.layer_norm(features)
         if self.post_extract_proj is not None:
             features = self.post_extract_proj(features)
         frame_mask = None

@@ -32,6 +32,25 @@ _WAYS = {
 }
 
 
+class Options(NamedTuple):
+    """What may be asked of some formats.
+
+    Attributes:
+        hidden_states: what enters the first layer and each layer's output are written too.
+        quantize: "int8", or "" for float32.
+    """
+
+    hidden_states: bool = False
+    quantize: str = ""
+
+    def list_set(self) -> List[str]:
+        """Names of those that are asked for."""
+        return [name for name, value in self._asdict().items() if value]
+
+
+NO_OPTIONS = Options()
+
+
 class Source(NamedTuple):
     """What is exported.
 
@@ -40,15 +59,17 @@ class Source(NamedTuple):
         encoder: evaluation mode, float32, CPU; it normalises waves where the checkpoint asks for it.
         config: the encoder's settings after `simplify`.
         left_out: what else the file holds, each module with its number of tensors.
+        options: what is asked of the format.
     """
 
     checkpoint: EncoderCheckpoint
     encoder: SpeechEncoder
     config: EncoderConfig
     left_out: List[str]
+    options: Options = NO_OPTIONS
 
 
-def read_source(path: PathLike) -> Source:
+def read_source(path: PathLike, options: Options = NO_OPTIONS) -> Source:
     """Read what is to be exported.
 
     Raises:
@@ -63,7 +84,7 @@ def read_source(path: PathLike) -> Source:
         )
     encoder = load_encoder(path)
     _, left_out = select_weights(checkpoint, encoder)
-    return Source(checkpoint, encoder, simplify(checkpoint.config), left_out)
+    return Source(checkpoint, encoder, simplify(checkpoint.config), left_out, options)
 
 
 def simplify(cfg: EncoderConfig) -> EncoderConfig:
@@ -117,3 +138,10 @@ def refuse_unfit(source: Source, target: str, known: Collection[str]) -> None:
     ways = [_WAYS[name] for name in unfit if name in _WAYS]
     way = "; ".join(ways) or "load_encoder and fairseq with the user-dir open it as it is"
     raise UserError(f"{source.checkpoint.path} is not exported: {target} has no place for {told}; {way}")
+
+
+def refuse_gates(source: Source) -> None:
+    """Refuse, with a UserError, what no format holds: gates that are not cut."""
+    if source.config.prune:
+        prune = list(source.config.prune)
+        raise UserError(f"{source.checkpoint.path} is not exported: prune={prune}; {_WAYS['prune']}")

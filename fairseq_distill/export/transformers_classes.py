@@ -39,7 +39,7 @@ def find_class(cfg: EncoderConfig) -> Optional[ModelClass]:
     """
     network = describe_network(cfg)
     heads, ffn_dims = set(network["heads"]), set(network["ffn_dims"])
-    if len(heads) > 1 or len(ffn_dims) > 1 or min(ffn_dims) == 0:
+    if len(heads) > 1 or len(ffn_dims) > 1 or min(ffn_dims) == 0 or network["scale_features"]:
         return None
     count = max(heads)
     if count * network["head_dim"] != network["width"] or network["time_reduction"] > 1 or network["reuse_attention"]:

@@ -112,7 +112,8 @@ def list_readers(encoder: SpeechEncoder, layers: Sequence[int]) -> List[Reader]:
         Reader(Axis("conv", index), block, 1, block.conv.weight.norm(dim=(0, 2)), sizes[index])
         for index, block in enumerate(blocks[1:])
     ]
-    entering = _size_behind(sizes[-1], encoder.layer_norm)
+    scale = encoder.feature_scale
+    entering = _size_behind(sizes[-1] if scale is None else sizes[-1] * scale.abs(), encoder.layer_norm)
     projection = encoder.post_extract_proj
     if projection is not None:
         readers.append(Reader(Axis("conv", len(blocks) - 1), projection, -1, projection.weight.norm(dim=0), entering))

@@ -20,7 +20,7 @@ from .selection import Selection
 
 logger = logging.getLogger(__name__)
 
-_ENCODER_PARTS = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "encoder.")
+_ENCODER_PARTS = ("feature_extractor.", "feature_scale", "layer_norm.", "post_extract_proj.", "encoder.")
 
 
 class Narrowing:

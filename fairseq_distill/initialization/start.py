@@ -13,7 +13,7 @@ from ..encoder.anatomy import BIAS_HEADS
 from ..encoder.config import FRONT_FIELDS, KIND_FIELDS, EncoderConfig
 from ..encoder.model import SpeechEncoder
 from ..errors import UserError
-from ..run.paths import find_file, make_absolute
+from ..run.paths import find_checkpoint, make_absolute
 from ..run.settings import find_run
 from .importance import measure_importance
 from .layer_choice import check_layers, choose_layers
@@ -53,7 +53,7 @@ class Start:
     """
 
     def __init__(self, cfg: Any):
-        self.checkpoint = read_checkpoint(find_file(cfg.init, "model.init"))
+        self.checkpoint = read_checkpoint(find_checkpoint(cfg.init, "model.init"))
         source = self.checkpoint.config
         if source.prune and not cfg.prune:
             raise UserError(

@@ -10,7 +10,7 @@ from ..checkpoints.reading import load_encoder
 from ..initialization.start import shape_like
 from ..multitask.model import MultitaskModel
 from ..multitask.settings import SpeechMultitaskConfig
-from ..run.paths import find_file
+from ..run.paths import find_checkpoint
 from ..run.settings import find_run, settle
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class SpeechMultitask(MultitaskModel):
 
         The encoder's shape is written into the run's settings and `init` is emptied there: the checkpoint stands alone.
         """
-        source = load_encoder(find_file(cfg.init, "model.init")) if cfg.init else None
+        source = load_encoder(find_checkpoint(cfg.init, "model.init")) if cfg.init else None
         run = find_run(cfg)
         if source is not None:
             shape = shape_like(source.cfg, "all", source.depth, [])

@@ -32,3 +32,9 @@ def find_file(path: str, key: str) -> str:
     if not Path(absolute).is_file():
         raise UserError(f"{key}={path}: no such file ({absolute})")
     return absolute
+
+
+def find_checkpoint(path: str, key: str) -> str:
+    """As `find_file`; a folder of Hugging Face, with its config.json, is a checkpoint too."""
+    absolute = make_absolute(path)
+    return absolute if Path(absolute, "config.json").is_file() else find_file(path, key)

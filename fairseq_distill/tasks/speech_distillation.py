@@ -30,7 +30,7 @@ from ..distillation.teacher import Teacher
 from ..encoder.conv_spec import ConvLayer
 from ..pruning.optimizer import check_optimizer
 from ..run.audio_task import AudioTask, AudioTaskConfig
-from ..run.paths import find_file, make_absolute
+from ..run.paths import find_checkpoint, make_absolute
 from ..run.ranges import NOT_NEGATIVE, POSITIVE
 from ..run.settings import check_model, check_section, find_run, read_run_settings
 
@@ -176,4 +176,4 @@ class SpeechDistillationTask(AudioTask):
 
     def teacher_paths(self) -> List[str]:
         """Absolute paths of the teachers' checkpoints."""
-        return [find_file(path, "task.teacher") for path in list_teachers(self.cfg)]
+        return [find_checkpoint(path, "task.teacher") for path in list_teachers(self.cfg)]

@@ -23,7 +23,7 @@ from ..multitask.labels import collect_classes
 from ..multitask.settings import SpeechMultitaskCriterionConfig
 from ..multitask.task_list import parse_tasks
 from ..run.audio_task import AudioTask, AudioTaskConfig
-from ..run.paths import find_file, make_absolute
+from ..run.paths import find_checkpoint, find_file, make_absolute
 from ..run.ranges import PROBABILITY
 from ..run.settings import check_model, check_section, find_run, find_section, read_run_settings, settle
 
@@ -151,7 +151,7 @@ class SpeechMultitaskTask(AudioTask):
                     f"task.teacher={self.cfg.teacher or 'nothing'}: give both or none"
                 )
             if criterion.distillation:
-                teacher = read_checkpoint(find_file(self.cfg.teacher, "task.teacher"))
+                teacher = read_checkpoint(find_checkpoint(self.cfg.teacher, "task.teacher"))
                 groups = parse_groups(criterion.groups, teacher.config.encoder_layers)
                 plan = PredictionPlan(groups, width=teacher.config.encoder_embed_dim)
                 settle(run, "model", plan.to_settings(), "from criterion.groups and the teacher", model_cfg)
@@ -169,7 +169,7 @@ class SpeechMultitaskTask(AudioTask):
     def compute_targets(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> GroupStates:
         """`Teacher.compute_targets` for a batch of waves (batch, samples); loads the teacher the first time."""
         if self._teacher is None:
-            path = find_file(self.cfg.teacher, "task.teacher")
+            path = find_checkpoint(self.cfg.teacher, "task.teacher")
             self._teacher = Teacher([path], self.plan.teacher_groups, exact_padding=self._exact_padding)
         return self._teacher.compute_targets(source, padding_mask)
 
@@ -197,5 +197,5 @@ class SpeechMultitaskTask(AudioTask):
 
     def _check_init(self, model_cfg: Any) -> None:
         if model_cfg.get("init"):
-            path = find_file(model_cfg.init, "model.init")
+            path = find_checkpoint(model_cfg.init, "model.init")
             check_rate(self.cfg.sample_rate, read_checkpoint(path).sample_rate, f"model.init={path}")

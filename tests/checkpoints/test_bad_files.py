@@ -246,4 +246,4 @@ def test_a_safetensors_file_is_called_so(tmp_path):
     header = b'{"weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
     path = tmp_path / "model.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    assert_refused(path, "safetensors file, of Hugging Face's form: give fairseq's checkpoint")
+    assert_refused(path, "safetensors file, of Hugging Face's form: give its folder")

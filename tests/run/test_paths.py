@@ -3,7 +3,7 @@
 import pytest
 
 from fairseq_distill.errors import UserError
-from fairseq_distill.run.paths import find_file, make_absolute
+from fairseq_distill.run.paths import find_checkpoint, find_file, make_absolute
 
 
 def test_without_hydra_paths_are_relative_to_the_working_directory(tmp_path, monkeypatch):
@@ -26,3 +26,14 @@ def test_a_missing_file_is_named_with_its_setting(tmp_path, monkeypatch):
         find_file("t.pt", "task.teacher")
     (tmp_path / "t.pt").touch()
     assert find_file("t.pt", "task.teacher") == str(tmp_path / "t.pt")
+
+
+def test_a_folder_with_a_config_is_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hf").mkdir()
+    with pytest.raises(UserError, match="task.teacher=hf: no such file"):
+        find_checkpoint("hf", "task.teacher")
+    (tmp_path / "hf" / "config.json").touch()
+    assert find_checkpoint("hf", "task.teacher") == str(tmp_path / "hf")
+    with pytest.raises(UserError, match="task.noise=hf: no such file"):
+        find_file("hf", "task.noise")
