@@ -96,8 +96,8 @@ def check_fairseq(run: Any) -> None:
     Raises:
         ValueError: the first one that is outside, with its value and what is allowed.
     """
-    # None in runs of the argparse commands; structs of omegaconf 2.0 raise at get
-    optimizer = (run["optimizer"] if "optimizer" in run else None) or {}
+    # None in runs of the argparse commands
+    optimizer = (run["optimizer"] if "optimizer" in run else None) or {}  # noqa: SIM401  # omegaconf 2.0: get raises
     groups = (optimizer["groups"] or {}) if "groups" in optimizer else {}
     rates = {f"optimizer.groups.{group}": {"lr_float": NOT_NEGATIVE} for group in groups}
     parts = {f"optimizer.groups.{group}": groups[group] for group in groups}

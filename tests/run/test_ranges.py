@@ -12,7 +12,7 @@ from fairseq_distill.encoder.config import EncoderConfig
 from fairseq_distill.errors import UserError
 from fairseq_distill.models.speech_student import SpeechStudentConfig
 from fairseq_distill.multitask.settings import SpeechMultitaskConfig, SpeechMultitaskCriterionConfig
-from fairseq_distill.run.ranges import FAIRSEQ, INHERITED, Range, check_ranges, find_range
+from fairseq_distill.run.ranges import FAIRSEQ, INHERITED, Range, check_fairseq, check_ranges, find_range
 from fairseq_distill.run.settings import check_model, check_run, check_section
 from fairseq_distill.tasks.speech_distillation import SpeechDistillationConfig
 from fairseq_distill.tasks.speech_multitask import SpeechMultitaskTaskConfig
