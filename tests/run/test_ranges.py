@@ -113,11 +113,6 @@ def test_numbers_of_other_sections_are_refused_by_name(section, name, value):
         check_run(run)
 
 
-def test_a_run_without_sections_is_none_of_ours():
-    check_run({})
-    check_run(OmegaConf.create({"dataset": {"max_tokens": None, "batch_size": 3}, "optimizer": {"groups": None}}))
-
-
 def test_a_model_is_checked_by_the_dataclass_that_it_is_registered_with():
     check_model(OmegaConf.create({"_name": "speech_student", "lambda2": 300.0, "sparsity_warmup": 0}))
     with pytest.raises(UserError, match=r"^model\.lambda2=-300\.0 must be at least 0$"):
@@ -129,7 +124,9 @@ def test_a_model_is_checked_by_the_dataclass_that_it_is_registered_with():
 
 def test_sections_that_a_run_has_not_are_passed_over():
     """The argparse commands hand over a run whose optimizer is None."""
-    for run in ({}, {"optimizer": None, "optimization": None}, {"optimizer": {"_name": "adam"}, "dataset": {}}):
-        check_fairseq(OmegaConf.create(run))
+    check_run({})
+    sparse = {"dataset": {"max_tokens": None, "batch_size": 3}, "optimizer": {"groups": None}}
+    for run in ({}, {"optimizer": None, "optimization": None}, {"optimizer": {"_name": "adam"}, "dataset": {}}, sparse):
+        check_run(OmegaConf.create(run))
     with pytest.raises(ValueError, match=r"optimization\.lr=.*must be at least 0"):
         check_fairseq(OmegaConf.create({"optimizer": None, "optimization": {"lr": [-1.0]}}))
