@@ -102,7 +102,7 @@ def test_wavlm_inside_wav2vec_ctc_is_read(tmp_path):
     """fairseq has no WavLM to compare with: by an encoder of its own and the output layer."""
     weights = layouts.make_wavlm_state(large=False)
     path = layouts.write_wavlm(tmp_path / "wavlm.pt", weights)
-    settings = {**torch.load(path)["cfg"], "_name": "wavlm"}
+    settings = {**torch.load(path, weights_only=True)["cfg"], "_name": "wavlm"}
     output = torch.nn.Linear(48, 8)
     for parameter in output.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(3))
